@@ -1,0 +1,63 @@
+"""What a transport is: how bytes reach a session and leave it again."""
+
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import Protocol, Self
+
+from vitals.model import Chunk, Send
+
+
+class LossReason(StrEnum):
+    """Why a link is not there, so that the board can say "radio off" and not "failed"."""
+
+    NO_PATH = "no_path"
+    """The serial path does not exist (adapter unplugged)."""
+    NO_PERMISSION = "no_permission"
+    BUSY = "busy"
+    """Another program holds the line."""
+    UNPLUGGED = "unplugged"
+    """The line went away while it was open."""
+    NOT_FOUND = "not_found"
+    """No advertisement of the device within the scan time."""
+    CONNECT_FAILED = "connect_failed"
+    LINK_LOST = "link_lost"
+    """The radio link broke in the middle of a conversation."""
+    RADIO_OFF = "radio_off"
+    SERVICE_MISSING = "service_missing"
+    """The device lacks the service or characteristic the driver needs."""
+
+
+class LinkLost(Exception):
+    """The transport could not open or broke; the runner tries again."""
+
+    def __init__(self, reason: LossReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class Transport(Protocol):
+    """An async context manager that iterates over chunks.
+
+    Entering waits for the link (raises LinkLost). Iteration ends quietly when the device hangs up as a matter of
+    course (a cuff that has handed over its readings) and raises LinkLost when the link broke.
+    """
+
+    simulated: bool
+    """True once the link is known to lead to a simulated device (pseudo terminal, simulated air, replayed file)."""
+    address: str
+    """The physical address (Bluetooth address, serial path) once entered."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
+
+    async def send(self, send: Send) -> None:
+        """Write to the device. Raises LinkLost."""
+        ...
+
+    def confirm(self, chunk: Chunk) -> None:
+        """Everything this chunk brought is committed: confirm it to the device, where the stack allows that."""
+        ...

@@ -1,0 +1,290 @@
+"""All settings: one TOML file, overridden by environment variables, checked whole before anything starts.
+
+`VITALS_BROKER__PORT=1884` overrides `port` of `[broker]`. Secrets are never in the file itself: a `*_file` setting
+names a file, or the environment gives it. Relative paths are relative to the settings file.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from vitals.errors import SettingsError
+from vitals.topics import NAME
+
+ENV_PREFIX: Final = "VITALS_"
+Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
+Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file: a misspelt key is an error, never silently ignored."""
+
+
+class Site(_Section):
+    id: Name = "clinic"
+    name: str = "Exam rooms"
+    timezone: str = "UTC"
+    """IANA name. Device clocks have no zone: their wall times are read in this one."""
+
+
+class Broker(_Section):
+    host: str = "127.0.0.1"
+    port: Port = 1883
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+    """PEM file of the authority that signed the broker's certificate; empty means no TLS (loopback only)."""
+    allow_plain: bool = False
+    """Permit a connection without TLS to another host than this one."""
+
+
+class Device(_Section):
+    name: Name
+    driver: str
+    room: Name
+    port: str = ""
+    """Serial path or URL (`/dev/ttyUSB0`, `socket://host:port`)."""
+    address: str = ""
+    """Bluetooth address."""
+    baudrate: int | None = None
+    simulated: bool = False
+    """Mark readings as simulated. Found out by itself on a pseudo terminal and on simulated air; can only add."""
+    historical: bool = False
+    """All that comes is a replay of old data: stored, never live, never alarms."""
+    timebase: Literal["arrival", "samples"] = "arrival"
+    """`samples`: time runs with the sample index from the first arrival (a replay faster than real time)."""
+    site: str = ""
+    """Body site of a fixed probe, such as axillary."""
+    options: dict[str, str | int | float | bool] = {}
+
+
+class Ble(_Section):
+    backend: Literal["system", "air"] = "system"
+    air_socket: str = ""
+    """Unix socket of the simulated air, when `backend` is `air`."""
+
+
+class Gateway(_Section):
+    id: Name = "gateway-1"
+    outbox: str = "var/outbox.db"
+    store_id: str = ""
+    """Receipts from any other store are ignored and reported. Empty: pin the first one seen."""
+    capture_dir: str = ""
+    ble: Ble = Ble()
+    devices: list[Device] = []
+
+
+class Store(_Section):
+    kind: Literal["sqlite"] = "sqlite"
+    path: str = "var/store.db"
+
+
+class Ingest(_Section):
+    profile: Literal["clinic", "demo", "data-only"] = "clinic"
+    rules_file: str = ""
+    """A site's own rules, laid over the shipped ones."""
+    simulated_alarms: bool = False
+    state: str = "var/state.db"
+    store: Store = Store()
+
+
+class Room(_Section):
+    id: Name
+    title: str = ""
+    demo_patient: str = ""
+    """Display name of a simulated visit; only for simulated rooms."""
+    demo_age_years: int | None = None
+    demo_sex: Literal["female", "male"] | None = None
+
+
+class Board(_Section):
+    host: str = "127.0.0.1"
+    port: Port = 8090
+    temperature_unit: Literal["Cel", "[degF]"] = "[degF]"
+    rooms: list[Room] = []
+
+
+class SimulatedDevice(_Section):
+    kind: str
+    """Stem of the simulator, such as `bp_gatt`; the driver of that name reads it."""
+    room: Name
+    link: str = ""
+    """Path at which the pseudo terminal appears."""
+    address: str = ""
+    """Its address on the simulated air."""
+    options: dict[str, str | int | float | bool] = {}
+
+
+class Simulate(_Section):
+    seed: int = 1
+    air_socket: str = ""
+    devices: list[SimulatedDevice] = []
+
+
+class Settings(_Section):
+    """The whole file."""
+
+    site: Site = Site()
+    broker: Broker = Broker()
+    gateway: Gateway = Gateway()
+    ingest: Ingest = Ingest()
+    board: Board = Board()
+    simulate: Simulate = Simulate()
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read, override, validate and cross-check. Raises SettingsError naming the key, what was expected and found."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"There is no settings file {path}.", expected="a TOML file", found="nothing",
+            do="Give its path with --config, or start from docs/settings.md.",
+        ) from None  # fmt: skip
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(
+            f"The settings file {path} cannot be read.", expected="valid TOML", found=str(error),
+            do="Mend the line it names.",
+        ) from None  # fmt: skip
+    _override(tree, environ)
+    try:
+        settings = msgspec.convert(tree, Settings, strict=True)
+    except msgspec.ValidationError as error:
+        raise _explain(path, error, tree) from None
+    _cross_check(settings, path)
+    return _absolute(settings, path.parent.resolve())
+
+
+def _override(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Lay VITALS_SECTION__KEY variables over the file. Others of the prefix (VITALS_SHARED) have no `__`."""
+    for name, text in sorted(environ.items()):
+        if not name.startswith(ENV_PREFIX) or "__" not in name:
+            continue
+        *tables, key = name[len(ENV_PREFIX) :].lower().split("__")
+        node = tree
+        for table in tables:
+            node = node.setdefault(table, {})
+            if not isinstance(node, dict):
+                raise SettingsError(
+                    f"The environment variable {name} names no table.", expected="VITALS_SECTION__KEY",
+                    found=name, do="See docs/settings.md for the sections.",
+                )  # fmt: skip
+        node[key] = _scalar(text)
+
+
+def _scalar(text: str) -> str | int | float | bool:
+    """An environment value typed as TOML would: 1884 is a number, true a boolean, all else text."""
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, str | int | float | bool) else text
+
+
+def _explain(path: Path, error: msgspec.ValidationError, tree: dict[str, Any]) -> SettingsError:
+    text = str(error)
+    problem, _, where = text.partition(" - at `$")
+    key = where.rstrip("`").lstrip(".")
+    found = problem
+    if problem.startswith("Object contains unknown field"):
+        wrong = problem.rpartition("field ")[2].strip("`")
+        found = f"the unknown key {wrong!r}"
+        return SettingsError(
+            f"{path}: [{key or 'top level'}] has a key nobody reads.",
+            expected="one of: " + ", ".join(_known_keys(key)), found=found,
+            do=f"Correct or remove {wrong!r}.",
+        )  # fmt: skip
+    return SettingsError(
+        f"{path}: the value of {key or 'the file'} is wrong.", expected=problem, found=repr(_at(tree, key)),
+        do=f"Correct {key or 'the file'}; docs/settings.md lists every key.",
+    )  # fmt: skip
+
+
+def _at(tree: Any, key: str) -> Any:
+    for step in key.replace("[", ".[").split("."):
+        if step.startswith("["):
+            return tree
+        tree = tree.get(step, {}) if isinstance(tree, dict) else tree
+    return tree
+
+
+def _known_keys(key: str) -> list[str]:
+    """The keys of the table at `key` (`gateway.devices[...]`), by walking the types."""
+    kind: Any = Settings
+    for step in re.sub(r"\[[^]]*]", "", key).split("."):
+        if not step:
+            continue
+        kind = kind.__annotations__.get(step, Settings)
+        kind = getattr(kind, "__args__", (kind,))[0]
+    return sorted(getattr(kind, "__struct_fields__", ()))
+
+
+def _cross_check(settings: Settings, path: Path) -> None:
+    """What types alone cannot say."""
+    try:
+        ZoneInfo(settings.site.timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise SettingsError(
+            f"{path}: site.timezone is not a known zone.", expected="an IANA name such as America/Chicago",
+            found=repr(settings.site.timezone), do="Correct site.timezone.",
+        ) from None  # fmt: skip
+    _unique(path, "gateway.devices name", [d.name for d in settings.gateway.devices])
+    _unique(path, "gateway.devices port", [d.port for d in settings.gateway.devices if d.port])
+    _unique(path, "gateway.devices address", [d.address.upper() for d in settings.gateway.devices if d.address])
+    _unique(path, "board.rooms id", [r.id for r in settings.board.rooms])
+    broker = settings.broker
+    if not broker.ca_file and not broker.allow_plain and broker.host not in ("127.0.0.1", "localhost", "::1"):
+        raise SettingsError(
+            f"{path}: broker.host is another machine and broker.ca_file is empty.", expected="TLS (broker.ca_file)",
+            found=f"host {broker.host!r} without TLS",
+            do="Name the CA file, or set broker.allow_plain = true on a network you trust.",
+        )  # fmt: skip
+
+
+def _unique(path: Path, what: str, values: list[str]) -> None:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise SettingsError(
+            f"{path}: {what} must be unique.", expected="each once", found=f"twice: {', '.join(twice)}",
+            do="Rename one of them.",
+        )  # fmt: skip
+
+
+_PATHS: Final = frozenset({"outbox", "capture_dir", "path", "state", "rules_file", "air_socket", "ca_file", "password_file"})
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def _absolute(section: S, base: Path) -> S:
+    """Every path setting made absolute against the file's folder, so services may start anywhere."""
+    changes: dict[str, Any] = {}
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if name in _PATHS and isinstance(value, str) and value:
+            changes[name] = str(base / value)
+        elif isinstance(value, msgspec.Struct):
+            changes[name] = _absolute(value, base)
+        elif isinstance(value, list) and value and isinstance(value[0], msgspec.Struct):
+            changes[name] = [_absolute(item, base) for item in value]
+    return msgspec.structs.replace(section, **changes) if changes else section
+
+
+def secret(file: str, env: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """A secret from the file a setting names, else from the environment, else None. Never logged."""
+    if not file:
+        return environ.get(env)
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(
+            f"The secret file {file} cannot be read.", expected="a readable file with the secret in it",
+            found=str(error), do="Create it, or correct the setting that names it.",
+        ) from None  # fmt: skip
+
+
