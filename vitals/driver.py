@@ -54,6 +54,8 @@ class BleSpec(msgspec.Struct, frozen=True):
     service: str
     subscribe: tuple[str, ...]
     read: tuple[str, ...] = ()
+    stays: bool = False
+    """The device is meant to stay linked up. False: it hangs up when it has handed over its readings."""
 
 
 class Option(msgspec.Struct, frozen=True):

@@ -12,7 +12,9 @@ class _KeyValue(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = getattr(record, "fields", {})
         head = f"ts={self.formatTime(record)} level={record.levelname.lower()} part={record.name} "
-        line = head + " ".join([f"event={_quote(record.getMessage())}", *(f"{k}={_quote(v)}" for k, v in fields.items())])
+        line = head + " ".join(
+            [f"event={_quote(record.getMessage())}", *(f"{k}={_quote(v)}" for k, v in fields.items())]
+        )
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -38,7 +40,7 @@ class Log:
 
     def exception(self, event: str, **fields: object) -> None:
         """With the traceback: only for what is a bug of ours."""
-        self._logger.exception("%s", event, extra={"fields": fields})
+        self._logger.error("%s", event, exc_info=True, extra={"fields": fields})  # noqa: LOG014
 
 
 def set_up(level: str = "info") -> None:

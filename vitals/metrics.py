@@ -5,7 +5,7 @@ partition x 65536 + term. Hard limits are wider than any living patient (outside
 a repeat. Both are this project's proposals and a site may change them; sources are in docs/metrics.md.
 """
 
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -37,16 +37,16 @@ class Metric(msgspec.Struct, frozen=True):
         return None if self.mdc is None else self.mdc[0] * 65536 + self.mdc[1]
 
 
-def _pressure(key: str, title: str, loinc: str, term: int, ref: str, **limits: tuple[float, float]) -> Metric:
-    return Metric(key, title, "mm[Hg]", "mmHg", 0, (loinc,), (2, term), f"MDC_PRESS_BLD_NONINV{ref}", **limits)
+_Limits: TypeAlias = tuple[float, float]
 
 
-def _rate(key: str, title: str, term: int, refid: str, **pace: int) -> Metric:
-    continuous = {"live_s": 15, "gone_s": 300} | pace
-    return Metric(
-        key, title, "/min", "/min", 0, ("8867-4",), (2, term), refid, (10.0, 350.0), (30.0, 220.0), "continuous",
-        **continuous,
-    )  # fmt: skip
+def _pressure(key: str, title: str, loinc: str, term: int, ref: str, hard: _Limits, soft: _Limits) -> Metric:
+    return Metric(key, title, "mm[Hg]", "mmHg", 0, (loinc,), (2, term), f"MDC_PRESS_BLD_NONINV{ref}", hard, soft)
+
+
+def _rate(key: str, title: str, term: int, refid: str) -> Metric:
+    limits: tuple[_Limits, _Limits] = (10.0, 350.0), (30.0, 220.0)
+    return Metric(key, title, "/min", "/min", 0, ("8867-4",), (2, term), refid, *limits, "continuous", 15, 300)
 
 
 _ROWS: Final = (

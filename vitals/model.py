@@ -103,7 +103,10 @@ class SampleArray(msgspec.Struct, frozen=True, eq=False):
 
 
 class DeviceInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the device says about itself. Empty means it did not say. `battery` is percent."""
+    """What the device says about itself. Empty means it did not say. `battery` is percent.
+
+    `clock` is the device's wall clock as it read at `clock_read_at`: the difference turns its time stamps into ours.
+    """
 
     manufacturer: str = ""
     model: str = ""
@@ -114,6 +117,8 @@ class DeviceInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     system_id: str = ""
     battery: int | None = None
     features: tuple[str, ...] = ()
+    clock: str = ""
+    clock_read_at: Instant = 0
 
 
 class Fault(msgspec.Struct, frozen=True):

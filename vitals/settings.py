@@ -26,14 +26,14 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A table of the file: a misspelt key is an error, never silently ignored."""
 
 
-class Site(_Section):
+class Site(_Section, frozen=True, kw_only=True):
     id: Name = "clinic"
     name: str = "Exam rooms"
     timezone: str = "UTC"
     """IANA name. Device clocks have no zone: their wall times are read in this one."""
 
 
-class Broker(_Section):
+class Broker(_Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 1883
     username: str = ""
@@ -44,7 +44,7 @@ class Broker(_Section):
     """Permit a connection without TLS to another host than this one."""
 
 
-class Device(_Section):
+class Device(_Section, frozen=True, kw_only=True):
     name: Name
     driver: str
     room: Name
@@ -64,13 +64,13 @@ class Device(_Section):
     options: dict[str, str | int | float | bool] = {}
 
 
-class Ble(_Section):
+class Ble(_Section, frozen=True, kw_only=True):
     backend: Literal["system", "air"] = "system"
     air_socket: str = ""
     """Unix socket of the simulated air, when `backend` is `air`."""
 
 
-class Gateway(_Section):
+class Gateway(_Section, frozen=True, kw_only=True):
     id: Name = "gateway-1"
     outbox: str = "var/outbox.db"
     store_id: str = ""
@@ -80,12 +80,12 @@ class Gateway(_Section):
     devices: list[Device] = []
 
 
-class Store(_Section):
+class Store(_Section, frozen=True, kw_only=True):
     kind: Literal["sqlite"] = "sqlite"
     path: str = "var/store.db"
 
 
-class Ingest(_Section):
+class Ingest(_Section, frozen=True, kw_only=True):
     profile: Literal["clinic", "demo", "data-only"] = "clinic"
     rules_file: str = ""
     """A site's own rules, laid over the shipped ones."""
@@ -94,7 +94,7 @@ class Ingest(_Section):
     store: Store = Store()
 
 
-class Room(_Section):
+class Room(_Section, frozen=True, kw_only=True):
     id: Name
     title: str = ""
     demo_patient: str = ""
@@ -103,14 +103,14 @@ class Room(_Section):
     demo_sex: Literal["female", "male"] | None = None
 
 
-class Board(_Section):
+class Board(_Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8090
     temperature_unit: Literal["Cel", "[degF]"] = "[degF]"
     rooms: list[Room] = []
 
 
-class SimulatedDevice(_Section):
+class SimulatedDevice(_Section, frozen=True, kw_only=True):
     kind: str
     """Stem of the simulator, such as `bp_gatt`; the driver of that name reads it."""
     room: Name
@@ -121,13 +121,13 @@ class SimulatedDevice(_Section):
     options: dict[str, str | int | float | bool] = {}
 
 
-class Simulate(_Section):
+class Simulate(_Section, frozen=True, kw_only=True):
     seed: int = 1
     air_socket: str = ""
     devices: list[SimulatedDevice] = []
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True, kw_only=True):
     """The whole file."""
 
     site: Site = Site()
@@ -256,7 +256,9 @@ def _unique(path: Path, what: str, values: list[str]) -> None:
         )  # fmt: skip
 
 
-_PATHS: Final = frozenset({"outbox", "capture_dir", "path", "state", "rules_file", "air_socket", "ca_file", "password_file"})
+_PATHS: Final = frozenset(
+    {"outbox", "capture_dir", "path", "state", "rules_file", "air_socket", "ca_file", "password_file"}
+)
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -286,5 +288,3 @@ def secret(file: str, env: str, environ: Mapping[str, str] = os.environ) -> str 
             f"The secret file {file} cannot be read.", expected="a readable file with the secret in it",
             found=str(error), do="Create it, or correct the setting that names it.",
         ) from None  # fmt: skip
-
-

@@ -6,7 +6,7 @@ catalogue of Greg Cook (check values over "123456789").
 
 import struct
 from collections.abc import Callable
-from datetime import datetime
+from datetime import date
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -20,7 +20,7 @@ class TooShort(Exception):
 class Cursor:
     """Reads little-endian fields in order and cannot read past the end."""
 
-    __slots__ = ("_data", "_at")
+    __slots__ = ("_at", "_data")
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -196,7 +196,7 @@ class WireDateTime(NamedTuple):
         if not (self.year and self.month and self.day):
             return True
         try:
-            datetime(self.year, self.month, self.day)
+            date(self.year, self.month, self.day)
         except ValueError:
             return False
         return True

@@ -1,0 +1,242 @@
+"""One device on its way to the outbox: events in, drafts of messages out. Pure: no clock, no I/O.
+
+A draft becomes an outbox row when it is committed; only then does it get its epoch, seq and id.
+"""
+
+import secrets
+from collections.abc import Sequence
+from datetime import tzinfo
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from drivers.core.faults import FaultCount, FaultLog
+from drivers.core.strips import WAVE_S, Pack, Packer
+from drivers.core.timeline import TimeLine
+from drivers.core.times import determine
+from vitals import settings
+from vitals.clock import NS, Instant
+from vitals.driver import Driver
+from vitals.messages import (
+    VERSION,
+    DeviceBirth,
+    DeviceState,
+    DeviceStatus,
+    EventMessage,
+    ObservationMessage,
+    StripMessage,
+    observation_id,
+    strip_message,
+)
+from vitals.model import DeviceInfo, Event, Fault, Observation, SampleArray
+from vitals.outbox import Row
+from vitals.topics import Topics
+
+IDLE_FLUSH_S: Final = 2
+"""A pack that waits this long for its second to fill goes out short: the stream has paused."""
+SHOWN_LIVE: Final = frozenset({"ekg"})
+"""Signals that go on the wave lane; the others are stored only."""
+
+Message: TypeAlias = ObservationMessage | StripMessage | EventMessage
+
+
+class Draft(NamedTuple):
+    """A message without its identity. `urgent`: a spot reading, committed at once; the rest once a second."""
+
+    topic: str
+    message: Message
+    urgent: bool
+    physical: str = ""
+
+    def finish(self, epoch: str, seq: int, now: Instant) -> Row:
+        """The outbox row."""
+        message = msgspec.structs.replace(self.message, epoch=epoch, seq=seq)
+        if isinstance(message, ObservationMessage):
+            reading = observation_id(message.observation, physical=self.physical, epoch=epoch, seq=seq)
+            message = msgspec.structs.replace(message, id=reading)
+        return Row(epoch, seq, self.topic, _encode(message), now)
+
+
+def _encode(message: Message) -> bytes:
+    return msgspec.msgpack.encode(message) if isinstance(message, StripMessage) else msgspec.json.encode(message)
+
+
+class Output(NamedTuple):
+    """What a batch of events gives: `drafts` for the outbox, `live` for eyes only (topic, payload)."""
+
+    drafts: list[Draft]
+    live: list[tuple[str, bytes]]
+
+
+class _Stream:
+    """One signal of one link-up: where its index stands in time, and its packs."""
+
+    def __init__(self, array: SampleArray, *, by_samples: bool) -> None:
+        self.line = TimeLine(array.rate, by_samples=by_samples)
+        self.strips = Packer(round(array.rate))
+        self.waves = Packer(max(1, round(array.rate * WAVE_S)))
+        self.shift = 0
+
+
+class DeviceFeed:
+    """The state of one configured device. `changed` says that birth or status must be published again."""
+
+    def __init__(
+        self, device: settings.Device, driver: Driver, *, gateway: str, topics: Topics, session: str, zone: tzinfo
+    ) -> None:
+        self.device = device
+        self.driver = driver
+        self.faults = FaultLog()
+        self.info = DeviceInfo()
+        self.changed = True
+        self.lost_samples = 0
+        self._session = session
+        self._zone = zone
+        self._topic = {
+            leaf: topics.up(gateway, device.room, device.name, leaf)
+            for leaf in ("obs", "strip", "event", "wave", "live", "birth", "status")
+        }
+        self._streams: dict[str, _Stream] = {}
+        self._stream_id = ""
+        self._address = device.address or device.port
+        self._simulated = device.simulated
+        self.state: DeviceState = "connecting"
+        self._since: Instant = 0
+        self.reason = ""
+
+    # -- link ------------------------------------------------------------------------------------------------
+
+    def link_up(self, address: str, *, simulated: bool, at: Instant) -> None:
+        """A new conversation: sample indices start anew, so the stream gets a new name."""
+        self._stream_id = secrets.token_hex(8)
+        self._streams = {}
+        self._address = address
+        self._simulated = self.device.simulated or simulated
+        self.set_state("online", "", at)
+
+    def set_state(self, state: DeviceState, reason: str, at: Instant) -> None:
+        if (state, reason) != (self.state, self.reason):
+            self.state, self.reason, self._since = state, reason, at
+            self.changed = True
+
+    def link_down(self) -> Output:
+        """Short packs of what was waiting, and the faults still being counted."""
+        drafts = [self._strip(stream, pack) for stream in self._streams.values() for pack in stream.strips.flush()]
+        self._streams = {}
+        return Output(drafts + self._events(self.faults.flush()), [])
+
+    # -- events ----------------------------------------------------------------------------------------------
+
+    def take(self, events: Sequence[Event]) -> Output:
+        """Everything but `Send`, which is the runner's."""
+        output = Output([], [])
+        for event in events:
+            if isinstance(event, SampleArray):
+                self._samples(event, output)
+            elif isinstance(event, Observation):
+                self._observation(event, output)
+            elif isinstance(event, DeviceInfo):
+                self.info = event
+                self.changed = True
+            elif isinstance(event, Fault):
+                self.fault(event.code, event.detail, event.raw, event.at)
+        return output
+
+    def fault(self, code: str, detail: str, raw: bytes, at: Instant) -> None:
+        self.faults.add(code, detail, raw, at)
+        self.changed = True
+
+    def tick(self, now: Instant) -> Output:
+        """Faults whose second is over, and packs that wait in vain."""
+        drafts = self._events(self.faults.due(now))
+        for stream in self._streams.values():
+            since = stream.strips.pending_since
+            if since and now - since > IDLE_FLUSH_S * NS:
+                drafts += [self._strip(stream, pack) for pack in stream.strips.flush()]
+        return Output(drafts, [])
+
+    def _observation(self, observation: Observation, output: Output) -> None:
+        if self.device.site and not observation.context.site and "temp" in observation.quantities:
+            context = msgspec.structs.replace(observation.context, site=self.device.site)
+            observation = msgspec.structs.replace(observation, context=context)
+        if self.device.historical:
+            observation = msgspec.structs.replace(observation, historical=True)
+        t, uncertainty_ms, historical = determine(observation, self.info, self._zone)
+        if historical and not observation.historical:
+            observation = msgspec.structs.replace(observation, historical=True)
+        message = ObservationMessage(
+            VERSION, "", "", 0, self.driver.name, observation, t, uncertainty_ms, self._simulated
+        )
+        if observation.transient:
+            output.live.append((self._topic["live"], _encode(message)))
+        else:
+            output.drafts.append(Draft(self._topic["obs"], message, True, self._physical()))
+
+    def _physical(self) -> str:
+        # A serial number alone is not trusted: several vendors leave a constant there.
+        return f"{self.info.serial}@{self._address}"
+
+    def _samples(self, array: SampleArray, output: Output) -> None:
+        stream = self._streams.get(array.metric)
+        if stream is None:
+            by_samples = self.device.timebase == "samples"
+            stream = self._streams[array.metric] = _Stream(array, by_samples=by_samples)
+        if stream.shift:
+            array = msgspec.structs.replace(array, first_index=array.first_index + stream.shift)
+        lost = stream.line.observe(array.first_index + len(array.samples), array.received_at)
+        if lost:
+            stream.shift += lost
+            self.fault("samples_lost", f"{lost} samples of {array.metric} never arrived", b"", array.received_at)
+            array = msgspec.structs.replace(array, first_index=array.first_index + lost)
+        output.drafts.extend(self._strip(stream, pack) for pack in stream.strips.push(array))
+        if array.metric in SHOWN_LIVE and not self.device.historical:
+            for pack in stream.waves.push(array):
+                output.live.append((self._topic["wave"], _encode(self._pack(stream, pack))))
+
+    def _pack(self, stream: _Stream, pack: Pack) -> StripMessage:
+        return strip_message(
+            pack.array,
+            stream=self._stream_id,
+            driver=self.driver.name,
+            t0=stream.line.at(pack.array.first_index),
+            simulated=self._simulated,
+            lost_before=pack.lost_before,
+        )
+
+    def _strip(self, stream: _Stream, pack: Pack) -> Draft:
+        if pack.lost_before:
+            self.lost_samples += pack.lost_before
+            self.changed = True
+        return Draft(self._topic["strip"], self._pack(stream, pack), urgent=False)
+
+    def _events(self, faults: Sequence[FaultCount]) -> list[Draft]:
+        return [
+            Draft(
+                self._topic["event"],
+                EventMessage(VERSION, "", 0, f.code, f.detail, f.at, f.times, f.raw.hex(), self._simulated),
+                urgent=False,
+            )
+            for f in faults
+        ]
+
+    # -- retained states -------------------------------------------------------------------------------------
+
+    def retained(self) -> list[tuple[str, bytes]]:
+        """Birth and status, to publish on every connect and on every change."""
+        birth = DeviceBirth(
+            VERSION,
+            self._session,
+            self.driver.name,
+            self.driver.title,
+            self.driver.transport,
+            tuple(self.driver.metrics),
+            self.info,
+            self._simulated,
+        )
+        status = DeviceStatus(
+            VERSION, self._session, self.state, self._since, self.reason, dict(self.faults.totals), self.lost_samples
+        )
+        return [
+            (self._topic["birth"], msgspec.json.encode(birth)),
+            (self._topic["status"], msgspec.json.encode(status)),
+        ]

@@ -1,0 +1,155 @@
+"""From outbox to broker and back: what is published when, and what a receipt does. No I/O of its own but the outbox.
+
+- A fresh row is published once, at once, whatever the backlog.
+- Backlog goes in packs, at most `WINDOW` rows without a receipt; it is sent (again) after a reconnect, after a new
+  ingest birth, and after a growing pause while ingest is online. Never while ingest says it is offline: an offline
+  subscriber's queue would only collect copies.
+- A row leaves the outbox only when a receipt of the pinned store names it.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Final
+
+import msgspec
+
+from vitals.clock import NS, Clock
+from vitals.log import Log
+from vitals.messages import MAX_PAYLOAD, IngestStatus, Outcome, Receipts
+from vitals.outbox import Outbox, Row
+
+WINDOW: Final = 1_000
+PACK: Final = 50
+RESEND_FIRST_S: Final = 5
+RESEND_MAX_S: Final = 60
+HOLD_S: Final = 300
+"""A held row (its message version is newer than ingest) is offered again after this, or at the next ingest birth."""
+_log = Log("forwarder")
+
+
+class Forwarder:
+    """`publish(topic, payload) -> bool` sends with QoS 1 and says False while there is no connection."""
+
+    def __init__(
+        self, outbox: Outbox, publish: Callable[[str, bytes], bool], clock: Clock, pinned_store: str = ""
+    ) -> None:
+        self._outbox = outbox
+        self._publish = publish
+        self._clock = clock
+        self.store_id = pinned_store or outbox.recall("store_id")
+        self.clock_off_ns: int | None = None
+        self.foreign_receipts = 0
+        self._ingest = ""
+        self._cursor = 0
+        self._sent: dict[tuple[str, int], int] = {}
+        self._held: dict[tuple[str, int], int] = {}
+        self._resend_s = RESEND_FIRST_S
+
+    @property
+    def ingest_online(self) -> bool:
+        return bool(self._ingest)
+
+    def fresh(self, rows: Sequence[Row]) -> None:
+        """Rows just committed. What cannot be published now is backlog."""
+        for row in rows:
+            if self._publish(row.topic, row.payload) and self.ingest_online:
+                self._sent[row.epoch, row.seq] = self._clock.monotonic()
+
+    def reconnected(self) -> None:
+        """Whatever was under way may be lost with the connection: all that has no receipt is sent again."""
+        self._sent.clear()
+        self._cursor = 0
+        self._resend_s = RESEND_FIRST_S
+
+    def ingest_status(self, status: IngestStatus) -> None:
+        """A new session is a birth: it may never have seen what we sent to the one before."""
+        if not status.online:
+            self._ingest = ""
+        elif status.session != self._ingest:
+            self._ingest = status.session
+            self._held.clear()
+            self.reconnected()
+
+    def receipts(self, receipts: Receipts) -> None:
+        """Apply them, unless they come from a store that is not ours."""
+        if not self.store_id:
+            self.store_id = receipts.store_id
+            self._outbox.remember("store_id", receipts.store_id)
+            _log.info("store pinned", store=receipts.store_id)
+        if receipts.store_id != self.store_id:
+            self.foreign_receipts += 1
+            _log.error("receipt of a foreign store ignored", expected=self.store_id, found=receipts.store_id)
+            return
+        self.clock_off_ns = self._clock.now() - receipts.now
+        self._outbox.settle(receipts.outcomes)
+        self._resend_s = RESEND_FIRST_S
+        for outcome in receipts.outcomes:
+            self._settle(outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        row = (outcome.epoch, outcome.seq)
+        self._sent.pop(row, None)
+        if outcome.outcome == "hold":
+            self._held[row] = self._clock.monotonic() + HOLD_S * NS
+        elif outcome.outcome == "refused":
+            _log.warning("reading refused by ingest", seq=outcome.seq, reason=outcome.reason)
+
+    def pump(self) -> int:
+        """Send backlog as far as the window allows. Returns the number of rows sent. Call it often."""
+        if not self.ingest_online:
+            return 0
+        now = self._clock.monotonic()
+        self._give_up_waiting(now)
+        sent = 0
+        while len(self._sent) < WINDOW:
+            rows = self._outbox.after(self._cursor, PACK)
+            if not rows:
+                break
+            due = [row for row in rows if self._is_due(row, now)]
+            if not self._send_packs(due, now):
+                break
+            self._cursor = rows[-1].seq
+            sent += len(due)
+        return sent
+
+    def _is_due(self, row: Row, now: int) -> bool:
+        key = (row.epoch, row.seq)
+        if key in self._sent:
+            return False
+        return self._held.get(key, 0) <= now
+
+    def _give_up_waiting(self, now: int) -> None:
+        """No receipt for the oldest row in all this time: start over, and wait longer the next time."""
+        oldest = min(self._sent.values(), default=now)
+        if now - oldest > self._resend_s * NS:
+            longer = min(RESEND_MAX_S, self._resend_s * 2)
+            _log.warning("no receipts, sending again", rows=len(self._sent), waited_s=self._resend_s)
+            self.reconnected()
+            self._resend_s = longer
+
+    def _send_packs(self, rows: Sequence[Row], now: int) -> bool:
+        for topic, group in groupby(rows, key=lambda row: row.topic):
+            for pack in _bounded(list(group)):
+                payload = pack[0].payload if len(pack) == 1 else _join(topic, pack)
+                if not self._publish(topic, payload):
+                    return False
+                self._sent.update({(row.epoch, row.seq): now for row in pack})
+        return True
+
+
+def _bounded(rows: Sequence[Row]) -> list[list[Row]]:
+    """Packs whose payload stays below half of what a reader accepts."""
+    packs: list[list[Row]] = [[]]
+    size = 0
+    for row in rows:
+        if packs[-1] and size + len(row.payload) > MAX_PAYLOAD // 2:
+            packs.append([])
+            size = 0
+        packs[-1].append(row)
+        size += len(row.payload)
+    return packs if packs[0] else []
+
+
+def _join(topic: str, rows: Sequence[Row]) -> bytes:
+    raw = [msgspec.Raw(row.payload) for row in rows]
+    return msgspec.msgpack.encode(raw) if topic.endswith("/strip") else msgspec.json.encode(raw)

@@ -1,0 +1,176 @@
+"""The resend policy: fresh at once, backlog in bounded packs, never to an ingest that is offline, receipts decide."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from drivers.core.forwarder import PACK, RESEND_FIRST_S, WINDOW, Forwarder
+from vitals.clock import ManualClock
+from vitals.messages import IngestStatus, Outcome, Receipts
+from vitals.outbox import Outbox, Row
+
+
+class Wire:
+    """What was published; can be cut."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes]] = []
+        self.up = True
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        if self.up:
+            self.sent.append((topic, payload))
+        return self.up
+
+    def seqs(self) -> list[int]:
+        found: list[int] = []
+        for _, payload in self.sent:
+            decoded = msgspec.json.decode(payload)
+            found += [d["seq"] for d in decoded] if isinstance(decoded, list) else [decoded["seq"]]
+        return found
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
+        self.wire = Wire()
+        self.outbox = Outbox(folder / "o.db")
+        self.forwarder = Forwarder(self.outbox, self.wire.publish, self.clock)
+
+    def put(self, count: int) -> list[Row]:
+        rows = []
+        for _ in range(count):
+            epoch, seq = self.outbox.stamp()
+            rows.append(Row(epoch, seq, "a/b/obs", msgspec.json.encode({"seq": seq}), 0))
+        self.outbox.put(rows)
+        return rows
+
+    def ingest(self, session: str, *, online: bool = True) -> None:
+        self.forwarder.ingest_status(IngestStatus(1, session, online, 0))
+
+    def receipt(self, rows: list[Row], outcome: str = "stored", store: str = "s1") -> None:
+        outcomes = [Outcome(r.epoch, r.seq, outcome) for r in rows]  # type: ignore[arg-type]
+        self.forwarder.receipts(Receipts(1, store, self.clock.now(), outcomes))
+
+
+@pytest.fixture
+def bench(tmp_path: Path):  # type: ignore[no-untyped-def]
+    bench = Bench(tmp_path)
+    yield bench
+    bench.outbox.close()
+
+
+def test_a_fresh_reading_goes_out_once_at_once(bench: Bench) -> None:
+    bench.ingest("i1")
+    rows = bench.put(1)
+    bench.forwarder.fresh(rows)
+    for _ in range(10):
+        bench.forwarder.pump()
+    assert bench.wire.seqs() == [1]
+    bench.receipt(rows)
+    assert bench.outbox.counts() == (0, 0)
+
+
+def test_nothing_is_resent_while_ingest_is_offline(bench: Bench) -> None:
+    bench.forwarder.fresh(bench.put(20))
+    bench.ingest("i1", online=False)
+    for _ in range(50):
+        bench.clock.advance(60)
+        bench.forwarder.pump()
+    assert sorted(bench.wire.seqs()) == list(range(1, 21)), "each once: an offline subscriber queues every copy"
+
+
+def test_a_birth_brings_the_backlog_in_packs(bench: Bench) -> None:
+    bench.put(3 * PACK + 1)
+    bench.ingest("i1")
+    bench.forwarder.pump()
+    assert bench.wire.seqs() == list(range(1, 3 * PACK + 2))
+    assert len(bench.wire.sent) == 4
+
+
+def test_the_window_bounds_what_has_no_receipt(bench: Bench) -> None:
+    rows = bench.put(WINDOW + 500)
+    bench.ingest("i1")
+    for _ in range(5):
+        bench.forwarder.pump()
+    assert len(bench.wire.seqs()) == WINDOW
+    bench.receipt(rows[:200])
+    bench.forwarder.pump()
+    assert len(bench.wire.seqs()) == WINDOW + 200
+
+
+def test_fresh_readings_pass_a_full_window(bench: Bench) -> None:
+    bench.put(WINDOW + 500)
+    bench.ingest("i1")
+    bench.forwarder.pump()
+    (fresh,) = bench.put(1)
+    bench.forwarder.fresh([fresh])
+    assert bench.wire.seqs()[-1] == fresh.seq
+
+
+def test_without_receipts_it_sends_again_with_growing_pauses(bench: Bench) -> None:
+    bench.put(1)
+    bench.ingest("i1")
+    times = []
+    for second in range(200):
+        if bench.forwarder.pump():
+            times.append(second)
+        bench.clock.advance(1)
+    assert times[0] == 0
+    pauses = [b - a for a, b in pairwise(times)]
+    assert pauses[0] == RESEND_FIRST_S + 1
+    assert pauses == sorted(pauses)
+    assert len(times) < 9
+
+
+def test_a_reconnect_sends_what_has_no_receipt_again(bench: Bench) -> None:
+    bench.ingest("i1")
+    rows = bench.put(2)
+    bench.forwarder.fresh(rows)
+    bench.receipt(rows[:1])
+    bench.forwarder.reconnected()
+    bench.forwarder.pump()
+    assert bench.wire.seqs() == [1, 2, 2]
+
+
+def test_a_reading_that_could_not_be_published_is_backlog(bench: Bench) -> None:
+    bench.ingest("i1")
+    bench.wire.up = False
+    bench.forwarder.fresh(bench.put(1))
+    bench.forwarder.pump()
+    bench.wire.up = True
+    bench.forwarder.pump()
+    assert bench.wire.seqs() == [1]
+
+
+def test_a_foreign_store_cannot_make_us_forget(bench: Bench) -> None:
+    bench.ingest("i1")
+    rows = bench.put(2)
+    bench.receipt(rows[:1], store="s1")
+    bench.receipt(rows[1:], store="another")
+    assert bench.outbox.counts() == (1, 0)
+    assert bench.forwarder.foreign_receipts == 1
+
+
+def test_the_pin_outlives_a_restart(bench: Bench) -> None:
+    bench.receipt(bench.put(1), store="s1")
+    again = Forwarder(bench.outbox, bench.wire.publish, bench.clock)
+    assert again.store_id == "s1"
+
+
+def test_one_held_or_refused_row_never_blocks_the_rest(bench: Bench) -> None:
+    rows = bench.put(3)
+    bench.ingest("i1")
+    bench.forwarder.pump()
+    bench.receipt(rows[:1], "hold")
+    bench.receipt(rows[1:2], "refused")
+    bench.receipt(rows[2:], "stored")
+    assert [r.seq for r in bench.outbox.after(0, 9)] == [1]
+    bench.forwarder.reconnected()
+    bench.forwarder.pump()
+    assert bench.wire.seqs() == [1, 2, 3], "held: not again before its time"
+    bench.ingest("i2")
+    bench.forwarder.pump()
+    assert bench.wire.seqs() == [1, 2, 3, 1], "a new ingest may know the version"

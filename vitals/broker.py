@@ -1,0 +1,207 @@
+"""MQTT 5 by iteration: messages are taken in batches and acknowledged when their work is done.
+
+paho-mqtt runs its network loop in a thread of its own; this wrapper turns its callbacks into a queue. A message of
+QoS 1 is acknowledged to the broker only by `ack`, so one that was taken but not finished comes again.
+"""
+
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from vitals import settings
+from vitals.errors import BrokerError
+from vitals.log import Log
+
+KEEPALIVE_S: Final = 10
+RECONNECT_MAX_S: Final = 4
+SESSION_EXPIRY_S: Final = 3600
+"""How long the broker queues for a persistent client that is away: as long as an observation is worth sending."""
+_log = Log("broker")
+
+
+class Message(NamedTuple):
+    """`connection` counts reconnects: an acknowledgement belongs to the connection that delivered the message."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    qos: int = 0
+    mid: int = 0
+    connection: int = 0
+
+
+class Will(NamedTuple):
+    """What the broker publishes for us, retained, when the connection breaks."""
+
+    topic: str
+    payload: bytes
+
+
+class Broker:
+    """One connection to the broker, kept up for ever, in any thread's reach.
+
+    `subscriptions` are (topic filter, QoS). `on_connect` runs in the network thread after every (re)connect and
+    subscription: there the owner of retained topics publishes them again, since a broker may have forgotten them.
+    `wake` is called from the network thread whenever `take` would return something.
+    """
+
+    def __init__(
+        self,
+        where: settings.Broker,
+        client_id: str,
+        *,
+        subscriptions: Sequence[tuple[str, int]] = (),
+        will: Will | None = None,
+        persistent: bool = False,
+        receive_maximum: int = 1000,
+        password: str | None = None,
+        on_connect: Callable[[], None] | None = None,
+        on_disconnect: Callable[[], None] | None = None,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
+        self._where = where
+        self._subscriptions = list(subscriptions)
+        self._persistent = persistent
+        self._receive_maximum = receive_maximum
+        self.on_connect = on_connect
+        self.on_disconnect = on_disconnect
+        self.wake = wake
+        self.connected = False
+        self.fault = "not connected yet"
+        """Why there is no connection, for people; empty while connected."""
+        self._connection = 0
+        self._arrived = threading.Condition()
+        self._messages: deque[Message] = deque()
+        self._client = self._make_client(client_id, will, password)
+
+    def _make_client(self, client_id: str, will: Will | None, password: str | None) -> mqtt.Client:
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5, manual_ack=True)
+        client.reconnect_delay_set(1, RECONNECT_MAX_S)
+        client.max_inflight_messages_set(self._receive_maximum)
+        if self._where.username:
+            client.username_pw_set(self._where.username, password)
+        if self._where.ca_file:
+            client.tls_set(ca_certs=self._where.ca_file, tls_version=ssl.PROTOCOL_TLS_CLIENT)
+        if will is not None:
+            client.will_set(will.topic, will.payload, qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        return client
+
+    def start(self) -> None:
+        """Begin connecting, and go on for ever. Returns at once; see `connected` and `fault`."""
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.ReceiveMaximum = self._receive_maximum
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S if self._persistent else 0
+        self._client.connect_async(
+            self._where.host,
+            self._where.port,
+            keepalive=KEEPALIVE_S,
+            clean_start=not self._persistent,
+            properties=properties,
+        )
+        self._client.on_connect_fail = self._on_connect_fail
+        self._client.loop_start()
+
+    def stop(self) -> None:
+        """Disconnect and end the thread. The will is not published: say goodbye by `publish` before."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def wait_connected(self, timeout_s: float) -> bool:
+        """Whether a connection stands within the time."""
+        with self._arrived:
+            return self._arrived.wait_for(lambda: self.connected, timeout_s)
+
+    def require(self, timeout_s: float) -> None:
+        """As `wait_connected`, and a BrokerError that says what to do when there is none."""
+        if not self.wait_connected(timeout_s):
+            raise BrokerError(
+                f"No MQTT broker at {self._where.host}:{self._where.port}.",
+                expected="a broker that accepts our connection",
+                found=self.fault,
+                do="Start the broker (mosquitto, or `vitals demo`), or correct [broker] in the settings.",
+            )
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        content_type: str = "",
+    ) -> bool:
+        """Hand a message to the connection. False when there is none: nothing is queued behind the caller's back."""
+        if not self.connected:
+            return False
+        properties = None
+        if expiry_s is not None or content_type:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            if expiry_s is not None:
+                properties.MessageExpiryInterval = expiry_s
+            if content_type:
+                properties.ContentType = content_type
+        info = self._client.publish(topic, payload, qos, retain, properties)
+        return info.rc == mqtt.MQTT_ERR_SUCCESS
+
+    def take(self, limit: int, timeout_s: float) -> list[Message]:
+        """Up to `limit` messages in order of arrival; waits up to `timeout_s` for the first."""
+        with self._arrived:
+            if not self._messages:
+                self._arrived.wait(timeout_s)
+            return [self._messages.popleft() for _ in range(min(limit, len(self._messages)))]
+
+    def ack(self, messages: Sequence[Message]) -> None:
+        """Their work is done. Messages of an earlier connection are skipped: the broker sends those again."""
+        for message in messages:
+            if message.qos and message.connection == self._connection:
+                self._client.ack(message.mid, message.qos)
+
+    def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self.fault = f"the broker refused the connection: {reason}"
+            _log.error("broker refused", reason=reason, host=self._where.host, port=self._where.port)
+            return
+        self._connection += 1
+        if self._subscriptions:
+            client.subscribe([(topic, SubscribeOptions(qos=qos)) for topic, qos in self._subscriptions])
+        with self._arrived:
+            self.connected = True
+            self.fault = ""
+            self._arrived.notify_all()
+        _log.info("broker connected", host=self._where.host, port=self._where.port)
+        if self.on_connect is not None:
+            self.on_connect()
+
+    def _on_connect_fail(self, _client: mqtt.Client, _data: Any) -> None:
+        self.fault = f"nothing listens at {self._where.host}:{self._where.port}, or it cannot be reached"
+
+    def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        was = self.connected
+        self.connected = False
+        self.fault = f"connection lost: {reason}"
+        if was:
+            _log.warning("broker disconnected", reason=reason)
+            if self.on_disconnect is not None:
+                self.on_disconnect()
+
+    def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+        with self._arrived:
+            body = bytes(message.payload)
+            self._messages.append(
+                Message(message.topic, body, message.retain, message.qos, message.mid, self._connection)
+            )
+            self._arrived.notify()
+        if self.wake is not None:
+            self.wake()

@@ -1,0 +1,62 @@
+"""The demo's broker: mosquitto where it is on PATH, else the one embedded in the `iotcore` wheel. Loopback only.
+
+Either keeps messages in memory at most: the outbox keeps what has no receipt, and every owner of retained topics
+publishes them again on each connect. For anything but the demo install mosquitto; see docs/install.md.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+from vitals.messages import MAX_PAYLOAD
+
+INFLIGHT: Final = 100
+"""Unacknowledged messages the embedded broker allows; ingest keeps its batches at half of it."""
+
+_MOSQUITTO: Final = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence false
+max_inflight_messages 1000
+max_queued_messages 0
+max_queued_bytes 268435456
+log_type error
+log_type warning
+log_dest stderr
+"""
+# rumqttd's own defaults bind all interfaces, speak 3.1.1 and refuse payloads over 20 kB.
+_IOTCORE: Final = """\
+id = 0
+
+[router]
+id = 0
+max_connections = 200
+max_outgoing_packet_count = 200
+max_segment_size = 33554432
+max_segment_count = 4
+
+[v5.1]
+name = "v5"
+listen = "127.0.0.1:{port}"
+next_connection_delay_ms = 1
+
+[v5.1.connections]
+connection_timeout_ms = 10000
+max_payload_size = {payload}
+max_inflight_count = {inflight}
+throttle_delay_us = 0
+"""
+
+
+def prepare(folder: Path, port: int) -> tuple[list[str], str]:
+    """Write the configuration; returns the command that runs the broker in the foreground, and the broker's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mosquitto = shutil.which("mosquitto")
+    if mosquitto:
+        file = folder / "mosquitto.conf"
+        file.write_text(_MOSQUITTO.format(port=port), encoding="utf-8")
+        return [mosquitto, "-c", str(file)], "mosquitto"
+    file = folder / "iotcore.toml"
+    file.write_text(_IOTCORE.format(port=port, payload=MAX_PAYLOAD, inflight=INFLIGHT), encoding="utf-8")
+    return [sys.executable, "-m", "iotcore", "--config", str(file), "--log-level", "CRITICAL"], "embedded (iotcore)"

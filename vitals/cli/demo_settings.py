@@ -1,0 +1,108 @@
+"""The settings of the demo clinic, as a plain TOML file a person can read and change."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+
+class Patient(NamedTuple):
+    """A made-up person in a room, and what the scenario does to them."""
+
+    name: str
+    age: int
+    sex: str
+    profile: str
+
+
+# Names as on the design's reference pictures; no real person is meant.
+PATIENTS: Final = (
+    Patient("Nguyen, Linh", 34, "female", "normal"),
+    Patient("Okafor, Daniel", 61, "male", "normal"),
+    Patient("Brandt, Ute", 58, "female", "hypertensive"),
+    Patient("Rivera, Marisol", 72, "female", "hypoxic"),
+    Patient("Jensen, Karl", 66, "male", "tachycardic"),
+    Patient("Haddad, Omar", 37, "male", "febrile"),
+    Patient("Cohen, Ruth", 80, "female", "normal"),
+    Patient("Silva, Tomas", 29, "male", "normal"),
+)
+UV_PER_COUNT: Final = 5.0
+"""What one count of the simulated board is worth; a real one needs its own measured factor."""
+
+
+def write(folder: Path, *, rooms: int, board_port: int, broker_port: int, seed: int) -> Path:
+    """Write `folder`/vitals.toml and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "vitals.toml"
+    parts = [_HEAD.format(board=board_port, broker=broker_port, seed=seed)]
+    for number in range(1, rooms + 1):
+        patient = PATIENTS[(number - 1) % len(PATIENTS)]
+        parts.append(
+            _ROOM.format(
+                n=number, address=f"F0:00:00:00:00:{number:02X}", uv=UV_PER_COUNT, interval=20 + number * 5,
+                **patient._asdict(),
+            )
+        )  # fmt: skip
+    path.write_text("".join(parts), encoding="utf-8")
+    return path
+
+
+_HEAD: Final = """\
+# Written anew by `vitals demo` at each start. Every part is the production code with these settings.
+[site]
+id = "demo"
+name = "Lakeside Family Medicine (simulated)"
+timezone = "UTC"
+
+[broker]
+port = {broker}
+
+[gateway]
+id = "gateway-1"
+outbox = "outbox.db"
+ble = {{ backend = "air", air_socket = "air.sock" }}
+
+[ingest]
+profile = "demo"
+simulated_alarms = true
+state = "state.db"
+store = {{ kind = "sqlite", path = "store.db" }}
+
+[board]
+port = {board}
+
+[simulate]
+seed = {seed}
+air_socket = "air.sock"
+"""
+_ROOM: Final = """
+# ---- room {n}
+[[board.rooms]]
+id = "{n}"
+demo_patient = "{name}"
+demo_age_years = {age}
+demo_sex = "{sex}"
+
+[[gateway.devices]]
+name = "cuff-{n}"
+driver = "bp_gatt"
+room = "{n}"
+address = "{address}"
+
+[[gateway.devices]]
+name = "monitor-{n}"
+driver = "ekg_openview"
+room = "{n}"
+port = "tty/monitor-{n}"
+options = {{ uv_per_count = {uv} }}
+
+[[simulate.devices]]
+kind = "bp_gatt"
+room = "{n}"
+address = "{address}"
+options = {{ interval_s = {interval}, profile = "{profile}", age_years = {age} }}
+
+[[simulate.devices]]
+kind = "ekg_openview"
+room = "{n}"
+link = "tty/monitor-{n}"
+options = {{ uv_per_count = {uv}, profile = "{profile}", age_years = {age} }}
+"""
