@@ -73,9 +73,9 @@ class Clinic:
 
     def outbox_rows(self) -> list[tuple[str, int]]:
         """(epoch, seq) of every row that still waits for its receipt."""
-        return self._query("outbox.db", "SELECT epoch, seq FROM row")
+        return self.query("outbox.db", "SELECT epoch, seq FROM row")
 
-    def _query(self, file: str, statement: str) -> list:  # type: ignore[type-arg]
+    def query(self, file: str, statement: str) -> list:  # type: ignore[type-arg]
         path = self.folder / file
         if not path.exists():
             return []

@@ -40,6 +40,8 @@ class Broker(_Section, frozen=True, kw_only=True):
     password_file: str = ""
     ca_file: str = ""
     """PEM file of the authority that signed the broker's certificate; empty means no TLS (loopback only)."""
+    window: Annotated[int, msgspec.Meta(ge=2, le=65535)] = 1000
+    """Unacknowledged messages the broker lets a client have. Ingest's batches are at most half of it."""
     allow_plain: bool = False
     """Permit a connection without TLS to another host than this one."""
 

@@ -24,6 +24,7 @@ from vitals.log import Log
 from vitals.model import Chunk, Send
 
 CONNECT_TIMEOUT_S: Final = 15.0
+RESCAN_S: Final = 10.0
 QUEUE_LIMIT: Final = 4_000
 """Values waiting to be decoded; a device that floods us past this loses its link, not our memory."""
 _BASE: Final = "-0000-1000-8000-00805f9b34fb"
@@ -71,6 +72,7 @@ class Radio:
         self.connecting = asyncio.Lock()
         self._waiting: dict[_Wanted, asyncio.Future[BLEDevice]] = {}
         self._scanner: BleakScanner | None = None
+        self._scanning_since = 0.0
         self._switching = asyncio.Lock()
 
     async def find(self, address: str, service: str) -> BLEDevice:
@@ -79,35 +81,37 @@ class Radio:
         found: asyncio.Future[BLEDevice] = asyncio.get_running_loop().create_future()
         self._waiting[wanted] = found
         try:
-            await self._switch()
-            return await found
+            while not found.done():
+                await self._switch()
+                await asyncio.wait({found}, timeout=RESCAN_S)
+            return found.result()
         finally:
             self._waiting.pop(wanted, None)
             await asyncio.shield(self._switch())
 
     async def _switch(self) -> None:
-        """Scan exactly while somebody waits."""
+        """Scan exactly while somebody waits; a scan that has found nothing for long is made anew.
+
+        A stack that was restarted under us (bluetoothd, the simulated air) never tells its scanners.
+        """
         async with self._switching:
-            if self._waiting and self._scanner is None:
-                scanner = BleakScanner(self._advertised, **_backend_argument(self.backend.scanner))
-                await _reasoned(scanner.start(), LossReason.RADIO_OFF)
-                self._scanner = scanner
-            elif not self._waiting and self._scanner is not None:
+            now = asyncio.get_running_loop().time()
+            if self._scanner is not None and (not self._waiting or now - self._scanning_since >= RESCAN_S):
                 scanner, self._scanner = self._scanner, None
                 try:
                     await scanner.stop()
-                except (BleakError, OSError) as error:
+                except (BleakError, OSError, EOFError) as error:
                     _log.warning("scan did not stop", error=error)
+            if self._waiting and self._scanner is None:
+                scanner = BleakScanner(self._advertised, **_backend_argument(self.backend.scanner))
+                await _reasoned(scanner.start(), LossReason.RADIO_OFF)
+                self._scanner, self._scanning_since = scanner, now
 
     def _advertised(self, device: BLEDevice, advertisement: AdvertisementData) -> None:
         for (address, service), found in self._waiting.items():
             matches = device.address.upper() == address if address else service in advertisement.service_uuids
             if matches and not found.done():
                 found.set_result(device)
-
-    def broke(self) -> None:
-        """The stack under the scan is gone: the next `find` starts a new scan."""
-        self._scanner = None
 
 
 def _backend_argument(backend: type | None) -> dict[str, Any]:

@@ -41,9 +41,11 @@ class Demo:
         """Until SIGINT or SIGTERM."""
         for number, option in ((port, "--port"), (broker_port, "--broker-port")):
             require_free(number, option)
-        path = demo_settings.write(self._folder, rooms=rooms, board_port=port, broker_port=broker_port, seed=seed)
-        command, broker = demo_broker.prepare(self._folder, broker_port)
-        self._parts = {"broker": Part("broker", command)} | {
+        broker = demo_broker.prepare(self._folder, broker_port)
+        path = demo_settings.write(
+            self._folder, rooms=rooms, board_port=port, broker_port=broker_port, window=broker.window, seed=seed
+        )
+        self._parts = {"broker": Part("broker", broker.command)} | {
             name: Part(name, [sys.executable, "-m", "vitals.cli", name, "--config", str(path)]) for name in PARTS
         }
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -52,7 +54,10 @@ class Demo:
             for name in self._parts:
                 self._start(name)
             self._await_board(port)
-            print(_WELCOME.format(port=port, broker=broker, rooms=rooms, folder=self._folder, config=path), flush=True)
+            print(
+                _WELCOME.format(port=port, broker=broker.name, rooms=rooms, folder=self._folder, config=path),
+                flush=True,
+            )
             while not self._stopping:
                 self._watch()
                 time.sleep(0.2)

@@ -7,18 +7,19 @@ publishes them again on each connect. For anything but the demo install mosquitt
 import shutil
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from vitals.messages import MAX_PAYLOAD
 
 INFLIGHT: Final = 100
-"""Unacknowledged messages the embedded broker allows; ingest keeps its batches at half of it."""
+"""rumqttd's unacknowledged window; more is not accepted."""
+MOSQUITTO_WINDOW: Final = 1000
 
 _MOSQUITTO: Final = """\
 listener {port} 127.0.0.1
 allow_anonymous true
 persistence false
-max_inflight_messages 1000
+max_inflight_messages {window}
 max_queued_messages 0
 max_queued_bytes 268435456
 log_type error
@@ -49,14 +50,23 @@ throttle_delay_us = 0
 """
 
 
-def prepare(folder: Path, port: int) -> tuple[list[str], str]:
-    """Write the configuration; returns the command that runs the broker in the foreground, and the broker's name."""
+class DemoBroker(NamedTuple):
+    """`command` runs the broker in the foreground; `window` is what it lets a client leave unacknowledged."""
+
+    name: str
+    command: list[str]
+    window: int
+
+
+def prepare(folder: Path, port: int) -> DemoBroker:
+    """Choose the broker and write its configuration into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     mosquitto = shutil.which("mosquitto")
     if mosquitto:
         file = folder / "mosquitto.conf"
-        file.write_text(_MOSQUITTO.format(port=port), encoding="utf-8")
-        return [mosquitto, "-c", str(file)], "mosquitto"
+        file.write_text(_MOSQUITTO.format(port=port, window=MOSQUITTO_WINDOW), encoding="utf-8")
+        return DemoBroker("mosquitto", [mosquitto, "-c", str(file)], MOSQUITTO_WINDOW)
     file = folder / "iotcore.toml"
     file.write_text(_IOTCORE.format(port=port, payload=MAX_PAYLOAD, inflight=INFLIGHT), encoding="utf-8")
-    return [sys.executable, "-m", "iotcore", "--config", str(file), "--log-level", "CRITICAL"], "embedded (iotcore)"
+    command = [sys.executable, "-m", "iotcore", "--config", str(file), "--log-level", "CRITICAL"]
+    return DemoBroker("embedded (iotcore)", command, INFLIGHT)

@@ -28,11 +28,11 @@ UV_PER_COUNT: Final = 5.0
 """What one count of the simulated board is worth; a real one needs its own measured factor."""
 
 
-def write(folder: Path, *, rooms: int, board_port: int, broker_port: int, seed: int) -> Path:
+def write(folder: Path, *, rooms: int, board_port: int, broker_port: int, window: int, seed: int) -> Path:
     """Write `folder`/vitals.toml and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "vitals.toml"
-    parts = [_HEAD.format(board=board_port, broker=broker_port, seed=seed)]
+    parts = [_HEAD.format(board=board_port, broker=broker_port, window=window, seed=seed)]
     for number in range(1, rooms + 1):
         patient = PATIENTS[(number - 1) % len(PATIENTS)]
         parts.append(
@@ -54,6 +54,7 @@ timezone = "UTC"
 
 [broker]
 port = {broker}
+window = {window}
 
 [gateway]
 id = "gateway-1"

@@ -25,7 +25,6 @@ def make_broker(
     subscriptions: Sequence[tuple[str, int]] = (),
     will: Will | None = None,
     persistent: bool = False,
-    receive_maximum: int = 1000,
     on_connect: Callable[[], None] | None = None,
 ) -> Broker:
     """A connection to the broker of the settings; the password comes from its file or VITALS_BROKER_PASSWORD."""
@@ -35,7 +34,7 @@ def make_broker(
         subscriptions=subscriptions,
         will=will,
         persistent=persistent,
-        receive_maximum=receive_maximum,
+        receive_maximum=settings.broker.window,
         password=conf.secret(settings.broker.password_file, "VITALS_BROKER_PASSWORD"),
         on_connect=on_connect,
     )

@@ -1,0 +1,441 @@
+"""The board's state and feed without socket, broker or browser: messages in, numbered changes out."""
+
+import json
+import struct
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from dashboards.app import Board
+from dashboards.feed import MAX_EKG, MAX_JSON, Client, Feed
+from dashboards.visits import LEASE_S, RENEW_S
+from tests.browser import clinic
+from vitals.clock import NS, NS_PER_MS, ManualClock
+from vitals.messages import AssociationMessage, FlaggedMessage, encode
+from vitals.model import Validity
+
+
+class Flag:
+    """Stands in for asyncio.Event."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def set(self) -> None:
+        self.is_set = True
+
+
+class Bench:
+    """A board on a manual clock, and one page reading its queue."""
+
+    def __init__(self, rooms: int = 4) -> None:
+        self.clock = ManualClock()
+        self.board = Board(clinic.settings(rooms), self.clock)
+        self.feed: Feed = self.board.feed
+        self.page = self.join()
+        self.read()
+
+    @property
+    def now(self) -> int:
+        return self.clock.now()
+
+    def join(self) -> Client:
+        return self.feed.join(self.now, Flag(), Flag())
+
+    def put(self, *messages: tuple[str, bytes]) -> list[dict[str, Any]]:
+        self.feed.receive(messages, self.now)
+        return self.read()
+
+    def read(self, page: Client | None = None) -> list[dict[str, Any]]:
+        queue = (page or self.page).json
+        found = [json.loads(text) for text in queue]
+        queue.clear()
+        return found
+
+    def obs(self, room: str = "1") -> dict[str, Any]:
+        snapshot = json.loads(json.dumps(self.feed.snapshot(self.now), default=_plain))
+        found: dict[str, Any] = next(item for item in snapshot["rooms"] if item["id"] == room)["obs"]
+        return found
+
+
+def _plain(struct_: Any) -> Any:
+    return msgspec.to_builtins(struct_)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def bp(sys: float | None, dia: float | None, f: str | None = "N", **more: Any) -> dict[str, Any]:
+    return {"bp_sys": clinic.value("bp_sys", sys, f, **more), "bp_dia": clinic.value("bp_dia", dia, "N", **more)}
+
+
+# -- readings ----------------------------------------------------------------------------------------------------
+
+
+def test_blood_pressure_is_one_reading_with_the_worst_flag_of_its_parts(bench: Bench) -> None:
+    (message,) = bench.put(clinic.flagged("1", bench.now, bp(164, 88, "H", limit="≥ 140/90")))
+    reading = message["obs"]["bp"]
+    assert (reading["v"], reading["u"], reading["f"], reading["lv"]) == ([164, 88], "mmHg", "H", "abnormal")
+    assert reading["parts"]["sys"]["f"] == "H"
+    assert reading["parts"]["dia"]["f"] == "N"
+    assert reading["why"]["limit"] == "≥ 140/90"
+    assert reading["why"]["rule"] == "bp_sys-h"
+
+
+def test_blood_pressure_half_checked_is_not_normal(bench: Bench) -> None:
+    values = {"bp_sys": clinic.value("bp_sys", 118, None, ne="age is not known"), "bp_dia": clinic.value("bp_dia", 70)}
+    (message,) = bench.put(clinic.flagged("1", bench.now, values))
+    assert "f" not in message["obs"]["bp"]
+    assert message["obs"]["bp"]["ne"] == "age is not known"
+
+
+@pytest.mark.parametrize(("celsius", "shown"), [(38.0, 100.4), (37.25, 99.1), (36.6, 97.9), (39.777, 103.6)])
+def test_temperature_is_converted_for_display_and_rounded_half_up(bench: Bench, celsius: float, shown: float) -> None:
+    (message,) = bench.put(clinic.flagged("1", bench.now, {"temp": clinic.value("temp", celsius)}))
+    assert (message["obs"]["temp"]["v"], message["obs"]["temp"]["u"]) == (shown, "°F")
+
+
+def test_no_value_has_a_reason_and_is_never_a_number(bench: Bench) -> None:
+    nothing = clinic.value("spo2", None, None, ne="finger out", validity=Validity.NOT_A_NUMBER)
+    (message,) = bench.put(clinic.flagged("1", bench.now, {"spo2": nothing}))
+    reading = message["obs"]["spo2"]
+    assert (reading["v"], reading["reason"], reading["ne"]) == (None, "no result", "finger out")
+
+
+def test_beyond_the_meter_keeps_its_comparator(bench: Bench) -> None:
+    high = clinic.value("glu", 600, "HH", comparator=">", validity=Validity.ABOVE_RANGE)
+    (message,) = bench.put(clinic.flagged("1", bench.now, {"glu": high}))
+    assert (message["obs"]["glu"]["v"], message["obs"]["glu"]["cmp"]) == (600, ">")
+    assert "reason" not in message["obs"]["glu"]
+
+
+def test_noise_greys_only_what_no_rule_judged(bench: Bench) -> None:
+    judged, unjudged = clinic.value("spo2", 84, "LL"), clinic.value("pulse_oximeter", 90, None, ne="noisy")
+    values = {"spo2": judged, "pulse_oximeter": unjudged}
+    (message,) = bench.put(clinic.flagged("1", bench.now, values, quality=("motion",)))
+    assert message["obs"]["pulse_oximeter"]["q"] == "artefact"
+    assert "q" not in message["obs"]["spo2"]
+
+
+def test_older_and_historical_readings_never_move_the_tile(bench: Bench) -> None:
+    bench.put(clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 100)}))
+    assert bench.put(clinic.flagged("1", bench.now - 60 * NS, {"glu": clinic.value("glu", 90)})) == []
+    later = clinic.flagged("1", bench.now + NS, {"glu": clinic.value("glu", 80)}, historical=True)
+    assert bench.put(later) == []
+    assert bench.obs()["glu"]["v"] == 100
+    assert [reading.v for reading in bench.board.rooms.history("1", 0)] == [90, 100, 80]
+
+
+def test_the_same_reading_twice_is_ignored_and_a_new_judgement_is_not(bench: Bench) -> None:
+    values = {"spo2": clinic.value("spo2", 92)}
+    assert len(bench.put(clinic.flagged("1", bench.now, values, id="x"))) == 1
+    assert bench.put(clinic.flagged("1", bench.now, values, id="x")) == []
+    again = {"spo2": clinic.value("spo2", 92, "L")}
+    (message,) = bench.put(clinic.flagged("1", bench.now, again, id="x", assoc_version=2))
+    assert message["obs"]["spo2"]["f"] == "L"
+    stale = {"spo2": clinic.value("spo2", 92, None)}
+    assert bench.put(clinic.flagged("1", bench.now, stale, id="x", assoc_version=1)) == []
+
+
+def test_a_late_reading_is_shown_and_says_so(bench: Bench) -> None:
+    values = {"temp": clinic.value("temp", 37.0)}
+    (message,) = bench.put(clinic.flagged("1", bench.now - 250 * NS, values, late_s=250))
+    assert message["obs"]["temp"]["late"] == 250
+
+
+def test_a_list_of_messages_is_one_payload(bench: Bench) -> None:
+    pack = [
+        FlaggedMessage(
+            1, f"l{n}", "g", "d", "x", "spot", bench.now + n, 0, bench.now, {"glu": clinic.value("glu", 90 + n)}
+        )
+        for n in range(3)
+    ]
+    bench.put((clinic.TOPICS.flagged("2"), encode(pack)))
+    assert bench.obs("2")["glu"]["v"] in (90, 91, 92)
+
+
+def test_cuff_pressure_is_for_eyes_only(bench: Bench) -> None:
+    bench.put(clinic.cuff("1", bench.now, 143))
+    bench.feed.flush()
+    (message,) = bench.read()
+    assert message["obs"]["cuff_pressure"]["v"] == 143
+    assert bench.board.rooms.history("1", 0) == []
+
+
+# -- merging and counting ----------------------------------------------------------------------------------------
+
+
+def test_continuous_values_are_merged_and_flag_changes_are_not(bench: Bench) -> None:
+    bench.put(clinic.flagged("1", bench.now, {"spo2": clinic.value("spo2", 97)}))
+    for _ in range(5):
+        bench.clock.advance(0.05)
+        assert bench.put(clinic.flagged("1", bench.now, {"spo2": clinic.value("spo2", 96)})) == []
+    bench.feed.flush()
+    assert len(bench.read()) == 1
+    bench.clock.advance(0.05)
+    (message,) = bench.put(clinic.flagged("1", bench.now, {"spo2": clinic.value("spo2", 84, "LL")}))
+    assert message["obs"]["spo2"]["f"] == "LL"
+
+
+def test_every_event_has_the_next_number_and_the_heartbeat_names_it(bench: Bench) -> None:
+    start = bench.feed.feed_seq
+    for glucose in (90, 91, 92):
+        bench.clock.advance(1)
+        bench.put(clinic.flagged("1", bench.now, {"glu": clinic.value("glu", glucose)}))
+    page = bench.join()
+    assert bench.read(page)[0]["seq"] == start + 3
+    bench.put(clinic.flagged("1", bench.now + NS, {"glu": clinic.value("glu", 93)}))
+    (event,) = bench.read(page)
+    bench.feed.beat(bench.now)
+    beat = bench.read(page)[-1]
+    assert (event["seq"], beat["t"], beat["seq"]) == (start + 4, "hb", bench.feed.feed_seq)
+
+
+def test_resync_gives_a_snapshot_and_drops_what_waited(bench: Bench) -> None:
+    bench.feed.receive([clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 90)})], bench.now)
+    bench.feed.answer(bench.page, '{"t":"sub","resync":true}', bench.now)
+    (snapshot,) = bench.read()
+    assert (snapshot["t"], snapshot["v"], snapshot["seq"]) == ("snap", 1, bench.feed.feed_seq)
+    assert snapshot["boot"] == bench.feed.boot
+    assert snapshot["policy"]["spo2"] == {"stale": 15, "gone": 300}
+    assert snapshot["policy"]["bp"] == {"stale": 3600, "gone": 0}
+
+
+def test_a_hidden_page_gets_nothing_and_then_a_snapshot(bench: Bench) -> None:
+    bench.feed.answer(bench.page, '{"t":"sub","hidden":true}', bench.now)
+    assert bench.put(clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 90)})) == []
+    bench.feed.receive([clinic.strip("1", bench.now, 0, np.zeros(25))], bench.now)
+    bench.feed.send_frame(bench.now)
+    assert not bench.page.ekg
+    bench.feed.answer(bench.page, '{"t":"sub","hidden":false}', bench.now)
+    assert [message["t"] for message in bench.read()] == ["snap"]
+
+
+def test_ping_is_answered_and_rubbish_is_not(bench: Bench) -> None:
+    for rubbish in ("", "[]", "{", '{"t":"drop table"}', '{"t":5}'):
+        bench.feed.answer(bench.page, rubbish, bench.now)
+    bench.feed.answer(bench.page, '{"t":"ping","id":7}', bench.now)
+    assert bench.read() == [{"t": "pong", "id": 7, "now": bench.now / 1e6}]
+
+
+def test_a_page_that_does_not_read_is_given_up_and_others_are_not(bench: Bench) -> None:
+    slow = bench.join()
+    for number in range(MAX_JSON + 10):
+        bench.put(clinic.flagged("1", bench.now + number * NS, {"glu": clinic.value("glu", 90)}))
+    assert slow.overloaded
+    assert slow.give_up.is_set  # type: ignore[attr-defined]
+    assert len(slow.json) == 0
+    assert not bench.page.overloaded
+
+
+def test_ekg_frames_past_ten_are_dropped_oldest_first(bench: Bench) -> None:
+    for number in range(MAX_EKG + 5):
+        bench.feed.receive([clinic.strip("1", bench.now, number * 25, np.zeros(25))], bench.now)
+        bench.feed.send_frame(bench.now)
+    assert len(bench.page.ekg) == MAX_EKG
+    assert bench.page.ekg_dropped == 5
+    assert struct.unpack_from("<I", bench.page.ekg[-1], 4)[0] == MAX_EKG + 5
+
+
+# -- EKG ---------------------------------------------------------------------------------------------------------
+
+
+def frame(bench: Bench) -> tuple[Any, ...]:
+    """Block header and samples of the only block of the next frame."""
+    bench.page.ekg.clear()
+    bench.feed.send_frame(bench.now)
+    data = bench.page.ekg[-1]
+    kind, version, blocks, _number, server_ms = struct.unpack_from("<BBHId", data)
+    assert (kind, version, blocks, server_ms) == (1, 1, 1, bench.now / NS_PER_MS)
+    room, lead, flags, n, rate, index, offset = struct.unpack_from("<HBBHHIi", data, 16)
+    samples = np.frombuffer(data, "<i2", n, 32)
+    assert len(data) % 4 == 0
+    return room, lead, flags, rate, index, offset, samples
+
+
+def test_a_frame_carries_true_times_and_microvolts(bench: Bench) -> None:
+    bench.put(clinic.strip("2", bench.now - 100 * NS_PER_MS, 500, np.full(25, 1000.0)))
+    room, lead, flags, rate, index, offset, samples = frame(bench)
+    assert (room, lead, flags, rate, index, offset) == (1, 2, 8, 250, 500, -100_000)
+    assert (samples * 2.5 == 1000).all()
+
+
+def test_a_gap_is_marked_and_a_sequel_is_not(bench: Bench) -> None:
+    flags = []
+    for index, lost in ((0, 0), (25, 0), (75, 0), (100, 12)):
+        bench.put(clinic.strip("1", bench.now, index, np.zeros(25), lost_before=lost))
+        flags.append(frame(bench)[2])
+    assert flags == [8, 0, 8, 8]
+
+
+def test_lead_off_and_uncalibrated_are_told(bench: Bench) -> None:
+    bench.put(clinic.strip("1", bench.now, 0, np.zeros(25), lead_off=True))
+    assert frame(bench)[2] & 1
+    bench.clock.advance(5)
+    (room,) = bench.put(clinic.strip("1", bench.now, 0, np.full(25, 700.0), scale=None))
+    assert room["room"]["ekg"]["cal"] is False
+    assert (frame(bench)[6] == 700).all()
+
+
+def test_counts_too_large_for_sixteen_bit_are_divided_by_a_power_of_two(bench: Bench) -> None:
+    big = np.full(25, 100_000.0)
+    message = clinic.strip("1", bench.now, 0, np.zeros(25), scale=None)
+    bench.put(message)
+    pack = msgspec.msgpack.decode(message[1]) | {"dtype": "<i4", "block": big.astype("<i4").tobytes()}
+    (room,) = bench.put((message[0], msgspec.msgpack.encode(pack)))
+    assert room["room"]["ekg"]["div"] == 4
+    data = [item for item in bench.board.rooms.take_blocks()]
+    assert (data[-1].samples == 25_000).all()
+
+
+def test_one_trace_a_room_lead_two_first(bench: Bench) -> None:
+    bench.put(clinic.strip("1", bench.now, 0, np.zeros(25), lead="V1"))
+    bench.put(clinic.strip("1", bench.now, 0, np.zeros(25), lead="II"))
+    bench.put(clinic.strip("1", bench.now, 0, np.zeros(25), lead="V1"))
+    assert bench.feed.snapshot(bench.now)["rooms"][0]["ekg"]["lead"] == "II"
+    assert len(bench.board.rooms.take_blocks()) == 2
+
+
+def test_samples_of_another_time_are_counted_not_drawn(bench: Bench) -> None:
+    (message,) = bench.put(clinic.strip("1", bench.now - 90 * NS, 0, np.zeros(25)))
+    assert message["sys"]["faults"] == {"EKG whose time is far from ours": 1}
+    assert bench.board.rooms.take_blocks() == []
+
+
+# -- alarms, devices, services -----------------------------------------------------------------------------------
+
+
+def test_an_alert_lives_from_its_message_to_the_empty_one(bench: Bench) -> None:
+    (message,) = bench.put(clinic.alert("2", "spo2", bench.now, "high", "SpO₂ 84 %", "< 88"))
+    assert (message["alarm"]["id"], message["alarm"]["pr"], message["alarm"]["lim"]) == ("2/spo2", "high", "< 88")
+    assert bench.put(clinic.alert("2", "spo2", bench.now, "high", "SpO₂ 84 %", "< 88")) == []
+    assert len(bench.feed.snapshot(bench.now)["alarms"]) == 1
+    (ended,) = bench.put(clinic.alert_end("2", "spo2"))
+    assert ended["alarm"]["ended"] is not None
+    assert bench.feed.snapshot(bench.now)["alarms"] == []
+    assert bench.put(clinic.alert_end("2", "spo2")) == []
+
+
+def test_alerts_that_ended_while_the_broker_was_away_end_here_too(bench: Bench) -> None:
+    bench.feed.link(True, "", bench.now)
+    bench.put(clinic.alert("1", "a", bench.now, "high", "A"), clinic.alert("1", "b", bench.now, "high", "B"))
+    bench.feed.link(False, "connection lost", bench.now)
+    bench.feed.link(True, "", bench.now)
+    bench.put(clinic.alert("1", "b", bench.now, "high", "B"))
+    bench.clock.advance(6)
+    bench.feed.beat(bench.now)
+    ended = [message["alarm"]["id"] for message in bench.read() if message["t"] == "alarm"]
+    assert ended == ["1/a"]
+
+
+def test_a_device_of_an_offline_gateway_is_unreachable(bench: Bench) -> None:
+    bench.put(clinic.gateway(bench.now), clinic.birth("1", "cuff", "BP cuff", ("bp_sys", "bp_dia"), 72))
+    (room,) = bench.put(clinic.status("1", "cuff", "lost", bench.now, reason="no answer", faults={"bad_checksum": 2}))
+    (device,) = room["room"]["dev"]
+    assert (device["state"], device["reason"], device["battery"]) == ("lost", "no answer", 72)
+    assert (device["faults"], device["metrics"]) == ({"bad_checksum": 2}, ["bp"])
+    changed = bench.put(clinic.gateway(bench.now, online=False))
+    assert {message["t"] for message in changed} == {"sys", "room"}
+    assert changed[1]["room"]["dev"][0]["state"] == "unreachable"
+    assert changed[0]["sys"]["notices"][0]["who"] == clinic.GATEWAY
+
+
+def test_a_late_will_of_an_older_session_is_ignored(bench: Bench) -> None:
+    bench.put(clinic.gateway(bench.now, session="old"), clinic.gateway(bench.now, session="new"))
+    assert bench.put(clinic.gateway(bench.now, session="old", online=False)) == []
+    bench.put(clinic.ingest(bench.now, session="new"))
+    assert bench.put(clinic.ingest(bench.now, session="old", online=False)) == []
+
+
+def band(bench: Bench) -> Any:
+    return bench.board.rooms.services.trouble(bench.now)["band"]
+
+
+def test_ingest_down_or_silent_is_a_band(bench: Bench) -> None:
+    bench.feed.link(True, "", bench.now)
+    bench.clock.advance(6)
+    assert band(bench)["txt"] == "the checking service has not been heard of"
+    beat = clinic.ingest(bench.now)
+    for _ in range(5):
+        bench.put(beat)
+        bench.clock.advance(10)
+    assert band(bench) is None
+    bench.clock.advance(25)
+    assert band(bench)["txt"] == "the checking service does not answer"
+    bench.put(clinic.ingest(bench.now, online=False))
+    assert band(bench)["txt"] == "the checking service is down"
+
+
+def test_broker_down_is_a_band_and_store_trouble_a_notice(bench: Bench) -> None:
+    bench.feed.link(True, "", bench.now)
+    (message,) = [m for m in bench.put(clinic.ingest(bench.now, store_fault="disk full")) if m["t"] == "sys"]
+    assert message["sys"]["notices"][0]["txt"] == "Readings are shown but not stored: disk full"
+    bench.feed.link(False, "connection lost: gone", bench.now)
+    assert band(bench)["txt"] == "no connection to the message broker"
+
+
+def test_what_cannot_be_read_is_counted_and_stops_nothing(bench: Bench) -> None:
+    topics = clinic.TOPICS
+    for topic in (topics.flagged("1"), topics.alert("1", "x"), topics.ingest_status, topics.gateway_status("g"),
+                  topics.up("g", "1", "d", "birth"), topics.up("g", "1", "d", "wave"), topics.up("g", "1", "d", "live")):  # fmt: skip
+        bench.put((topic, b"\xff{nonsense"))
+    faults = bench.board.rooms.services.faults
+    assert faults["message that cannot be read"] == 7
+    newer = json.dumps({"v": 9, "epoch": "e", "seq": 1}).encode()
+    bench.put((topics.up("g", "1", "d", "live"), newer))
+    assert faults["message of a newer version"] == 1
+    unknown = {"spo3": clinic.value("spo2", 97)}
+    bench.put(clinic.flagged("1", bench.now, unknown))
+    assert faults["value of an unknown metric"] == 1
+
+
+def test_a_room_nobody_configured_gets_a_tile(bench: Bench) -> None:
+    (message,) = bench.put(clinic.flagged("annex", bench.now, {"glu": clinic.value("glu", 90)}))
+    assert (message["t"], message["room"]["id"], message["room"]["i"]) == ("room", "annex", 4)
+    assert message["room"]["patient"] is None
+
+
+# -- store and visits --------------------------------------------------------------------------------------------
+
+
+class Store:
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def latest(self, room: str) -> list[FlaggedMessage]:
+        return self.history(room, "glu", 0)[-1:] if room == "1" else []
+
+    def history(self, room: str, metric: str, since: int) -> list[FlaggedMessage]:
+        return [
+            FlaggedMessage(1, f"h{n}", "g", "d", "x", "spot", self.now - (9 - n) * 60 * NS, 0, self.now,
+                           {"glu": clinic.value("glu", 90 + n)}) for n in range(3)
+        ]  # fmt: skip
+
+
+def test_the_store_fills_the_tiles_at_the_start() -> None:
+    clock = ManualClock()
+    board = Board(clinic.settings(2), clock, Store(clock.now()))
+    board.fill()
+    reading = board.rooms.rooms["1"].obs["glu"]
+    assert (reading.v, reading.ts) == (92, (clock.now() - 7 * 60 * NS) // NS_PER_MS)
+    merged = board.rooms.merge_history("1", Store(clock.now()).history("1", "glu", 0), 0)
+    assert [item.v for item in merged] == [90, 91, 92]
+
+
+def test_the_lease_of_a_visit_is_renewed_and_names_nobody() -> None:
+    clock = ManualClock()
+    board = Board(clinic.settings(4), clock)
+    first = board.visits.due(clock.now())
+    assert [topic for topic, _ in first] == [clinic.TOPICS.assoc(room) for room in ("1", "2", "3", "4")]
+    lease = msgspec.json.decode(first[0][1], type=AssociationMessage)
+    assert (lease.age_years, lease.sex, lease.expires) == (34, "female", clock.now() + LEASE_S * NS)
+    assert b"Nguyen" not in first[0][1]
+    assert board.visits.due(clock.now() + NS) == []
+    clock.advance(RENEW_S)
+    renewed = msgspec.json.decode(board.visits.due(clock.now())[0][1], type=AssociationMessage)
+    assert (renewed.version, renewed.visit) == (lease.version, lease.visit)
+    assert len(board.visits.due(clock.now(), force=True)) == 4
