@@ -1,18 +1,22 @@
-"""The board's state and feed without socket, broker or browser: messages in, numbered changes out."""
+"""The board's state and feed without broker or browser: messages in, numbered changes out."""
 
+import asyncio
 import json
+import socket
 import struct
+import threading
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from dashboards.app import Board
+from dashboards.app import Board, listen, serve, subscriptions
 from dashboards.feed import MAX_EKG, MAX_JSON, Client, Feed
 from dashboards.visits import LEASE_S, RENEW_S
 from tests.browser import clinic
-from vitals.clock import NS, NS_PER_MS, ManualClock
+from vitals.clock import NS, NS_PER_MS, ManualClock, SystemClock
+from vitals.errors import PortTaken
 from vitals.messages import AssociationMessage, FlaggedMessage, encode
 from vitals.model import Validity
 
@@ -124,7 +128,8 @@ def test_noise_greys_only_what_no_rule_judged(bench: Bench) -> None:
 def test_older_and_historical_readings_never_move_the_tile(bench: Bench) -> None:
     bench.put(clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 100)}))
     assert bench.put(clinic.flagged("1", bench.now - 60 * NS, {"glu": clinic.value("glu", 90)})) == []
-    later = clinic.flagged("1", bench.now + NS, {"glu": clinic.value("glu", 80)}, historical=True)
+    bench.clock.advance(2)
+    later = clinic.flagged("1", bench.now - NS, {"glu": clinic.value("glu", 80)}, historical=True)
     assert bench.put(later) == []
     assert bench.obs()["glu"]["v"] == 100
     assert [reading.v for reading in bench.board.rooms.history("1", 0)] == [90, 100, 80]
@@ -139,6 +144,11 @@ def test_the_same_reading_twice_is_ignored_and_a_new_judgement_is_not(bench: Ben
     assert message["obs"]["spo2"]["f"] == "L"
     stale = {"spo2": clinic.value("spo2", 92, None)}
     assert bench.put(clinic.flagged("1", bench.now, stale, id="x", assoc_version=1)) == []
+
+
+def test_a_reading_from_the_future_ages_from_its_arrival(bench: Bench) -> None:
+    (message,) = bench.put(clinic.flagged("1", bench.now + 3600 * NS, {"spo2": clinic.value("spo2", 97)}))
+    assert message["obs"]["spo2"]["ts"] == bench.now // NS_PER_MS
 
 
 def test_a_late_reading_is_shown_and_says_so(bench: Bench) -> None:
@@ -288,7 +298,7 @@ def test_counts_too_large_for_sixteen_bit_are_divided_by_a_power_of_two(bench: B
     pack = msgspec.msgpack.decode(message[1]) | {"dtype": "<i4", "block": big.astype("<i4").tobytes()}
     (room,) = bench.put((message[0], msgspec.msgpack.encode(pack)))
     assert room["room"]["ekg"]["div"] == 4
-    data = [item for item in bench.board.rooms.take_blocks()]
+    data = bench.board.rooms.take_blocks()
     assert (data[-1].samples == 25_000).all()
 
 
@@ -372,7 +382,7 @@ def test_ingest_down_or_silent_is_a_band(bench: Bench) -> None:
 
 def test_broker_down_is_a_band_and_store_trouble_a_notice(bench: Bench) -> None:
     bench.feed.link(True, "", bench.now)
-    (message,) = [m for m in bench.put(clinic.ingest(bench.now, store_fault="disk full")) if m["t"] == "sys"]
+    message = bench.put(clinic.ingest(bench.now, store_fault="disk full"))[-1]
     assert message["sys"]["notices"][0]["txt"] == "Readings are shown but not stored: disk full"
     bench.feed.link(False, "connection lost: gone", bench.now)
     assert band(bench)["txt"] == "no connection to the message broker"
@@ -380,8 +390,8 @@ def test_broker_down_is_a_band_and_store_trouble_a_notice(bench: Bench) -> None:
 
 def test_what_cannot_be_read_is_counted_and_stops_nothing(bench: Bench) -> None:
     topics = clinic.TOPICS
-    for topic in (topics.flagged("1"), topics.alert("1", "x"), topics.ingest_status, topics.gateway_status("g"),
-                  topics.up("g", "1", "d", "birth"), topics.up("g", "1", "d", "wave"), topics.up("g", "1", "d", "live")):  # fmt: skip
+    core = [topics.flagged("1"), topics.alert("1", "x"), topics.ingest_status, topics.gateway_status("g")]
+    for topic in (*core, *(topics.up("g", "1", "d", leaf) for leaf in ("birth", "wave", "live"))):  # type: ignore[arg-type]
         bench.put((topic, b"\xff{nonsense"))
     faults = bench.board.rooms.services.faults
     assert faults["message that cannot be read"] == 7
@@ -422,7 +432,7 @@ def test_the_store_fills_the_tiles_at_the_start() -> None:
     board.fill()
     reading = board.rooms.rooms["1"].obs["glu"]
     assert (reading.v, reading.ts) == (92, (clock.now() - 7 * 60 * NS) // NS_PER_MS)
-    merged = board.rooms.merge_history("1", Store(clock.now()).history("1", "glu", 0), 0)
+    merged = board.rooms.merge_history("1", Store(clock.now()).history("1", "glu", 0), 0, clock.now())
     assert [item.v for item in merged] == [90, 91, 92]
 
 
@@ -439,3 +449,71 @@ def test_the_lease_of_a_visit_is_renewed_and_names_nobody() -> None:
     renewed = msgspec.json.decode(board.visits.due(clock.now())[0][1], type=AssociationMessage)
     assert (renewed.version, renewed.visit) == (lease.version, lease.visit)
     assert len(board.visits.due(clock.now(), force=True)) == 4
+
+
+# -- the server --------------------------------------------------------------------------------------------------
+
+
+class Wire:
+    """A broker that has nothing to say and keeps what it is given."""
+
+    connected = True
+    fault = ""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, bytes, bool]] = []
+
+    def take(self, limit: int, timeout_s: float) -> list[Any]:
+        threading.Event().wait(min(timeout_s, 0.01))
+        return []
+
+    def ack(self, messages: Any) -> None:
+        pass
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        self.published.append((topic, payload, retain))
+        return True
+
+
+def test_serve_publishes_its_leases_and_stops_when_told() -> None:
+    wire = Wire()
+
+    async def run() -> bytes:
+        stop = asyncio.Event()
+        listener = listen("127.0.0.1", 0)
+        port = listener.getsockname()[1]
+        serving = asyncio.create_task(serve(clinic.settings(2), wire, None, SystemClock(), stop, listener=listener))
+        await asyncio.sleep(0.2)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        stop.set()
+        await asyncio.wait_for(serving, 5)
+        return answer
+
+    answer = asyncio.run(run())
+    assert b"200 OK" in answer
+    assert b'"rooms":2' in answer
+    assert [(topic, retain) for topic, _, retain in wire.published[:2]] == [
+        (clinic.TOPICS.assoc("1"), True),
+        (clinic.TOPICS.assoc("2"), True),
+    ]
+
+
+def test_a_taken_port_says_what_to_do() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(PortTaken) as taken:
+            listen("127.0.0.1", other.getsockname()[1])
+    assert "another program listens there" in str(taken.value)
+    assert "board.port" in taken.value.do
+
+
+def test_the_board_listens_to_what_it_shows() -> None:
+    filters = dict(subscriptions("clinic"))
+    assert filters[clinic.TOPICS.flagged("+")] == 1
+    assert filters[clinic.TOPICS.up_all("wave")] == 0
+    assert len(filters) == 8

@@ -24,7 +24,7 @@ def test_values_stay_within_what_lives(age: float, condition: str) -> None:
         for t in MINUTES[::6]:
             state = patient.at(float(t))
             assert 25 <= state.hr <= 240
-            assert 30 < state.dia < state.map < state.sys < 220
+            assert 25 < state.dia < state.map < state.sys < 220
             assert 4 <= state.rr <= 70
             assert 35 < state.temp < 41
             assert 75 < state.spo2 <= 100

@@ -259,7 +259,7 @@ def _unique(path: Path, what: str, values: list[str]) -> None:
 
 
 _PATHS: Final = frozenset(
-    {"outbox", "capture_dir", "path", "state", "rules_file", "air_socket", "ca_file", "password_file"}
+    {"outbox", "capture_dir", "path", "state", "rules_file", "air_socket", "ca_file", "password_file", "port", "link"}
 )
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -270,7 +270,7 @@ def _absolute(section: S, base: Path) -> S:
     changes: dict[str, Any] = {}
     for name in section.__struct_fields__:
         value = getattr(section, name)
-        if name in _PATHS and isinstance(value, str) and value:
+        if name in _PATHS and isinstance(value, str) and value and "://" not in value:
             changes[name] = str(base / value)
         elif isinstance(value, msgspec.Struct):
             changes[name] = _absolute(value, base)

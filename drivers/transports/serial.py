@@ -19,7 +19,7 @@ from vitals.driver import SerialSpec
 from vitals.model import Chunk, Send
 
 READ_SIZE: Final = 65_536
-GATHER_S: Final = 0.012
+GATHER_S: Final = 0.03
 """Bytes trickle in a few at a time; waiting this long first makes one wake-up of many. It is part of the latency."""
 FULL_READ: Final = 4_000
 """A read this large means a sender faster than real time: read again at once (a pty holds 4,096 bytes)."""

@@ -193,8 +193,8 @@ class Clinic:
     def spec(self, number: int) -> Spec:
         spec = ROOMS[number % len(ROOMS)]
         if self.widest:
-            return Spec("Featherstonehaugh-Montgomery, Alexandrina", "female", 102, (188, 112, "HH"), 103.6, "HH", 400, "HH",
-                        188, "HH", 100, "N", 38, "HH")  # fmt: skip
+            numbers: Any = ((188, 112, "HH"), 103.6, "HH", 400, "HH", 188, "HH", 100, "N", 38, "HH")
+            return Spec("Featherstonehaugh-Montgomery, Alexandrina", "female", 102, *numbers)
         return ROOMS[0]._replace(name=spec.name) if self.plain else spec
 
     def start(self, now: Instant) -> Iterator[Out]:
@@ -241,9 +241,11 @@ class Clinic:
             ne = "no adult limits for this age" if f is None else ""
             limit = "≥ 140/90" if f == "H" else ""
             values = {
-                "bp_sys": value("bp_sys", sys, f, limit=limit, ne=ne), "bp_dia": value("bp_dia", dia, f, limit=limit, ne=ne),
-                "bp_map": value("bp_map", round((sys + 2 * dia) / 3), "N"), "pulse_cuff": value("pulse_cuff", spec.hr + 2),
-            }  # fmt: skip
+                "bp_sys": value("bp_sys", sys, f, limit=limit, ne=ne),
+                "bp_dia": value("bp_dia", dia, f, limit=limit, ne=ne),
+                "bp_map": value("bp_map", round((sys + 2 * dia) / 3), "N"),
+                "pulse_cuff": value("pulse_cuff", spec.hr + 2),
+            }
             yield flagged(room, now - (minutes[0] * 60 if f != "H" else 70) * NS, values, device="cuff", **late)
         if spec.temp_f:
             celsius = round((spec.temp_f - 32) * 5 / 9, 3)

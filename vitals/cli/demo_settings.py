@@ -15,14 +15,14 @@ class Patient(NamedTuple):
 
 # Names as on the design's reference pictures; no real person is meant.
 PATIENTS: Final = (
-    Patient("Nguyen, Linh", 34, "female", "normal"),
-    Patient("Okafor, Daniel", 61, "male", "normal"),
+    Patient("Nguyen, Linh", 34, "female", "healthy"),
+    Patient("Okafor, Daniel", 61, "male", "healthy"),
     Patient("Brandt, Ute", 58, "female", "hypertensive"),
-    Patient("Rivera, Marisol", 72, "female", "hypoxic"),
-    Patient("Jensen, Karl", 66, "male", "tachycardic"),
-    Patient("Haddad, Omar", 37, "male", "febrile"),
-    Patient("Cohen, Ruth", 80, "female", "normal"),
-    Patient("Silva, Tomas", 29, "male", "normal"),
+    Patient("Rivera, Marisol", 72, "female", "hypoxia"),
+    Patient("Jensen, Karl", 66, "male", "tachycardia"),
+    Patient("Haddad, Omar", 37, "male", "fever"),
+    Patient("Cohen, Ruth", 80, "female", "healthy"),
+    Patient("Silva, Tomas", 29, "male", "healthy"),
 )
 UV_PER_COUNT: Final = 5.0
 """What one count of the simulated board is worth; a real one needs its own measured factor."""
@@ -99,11 +99,11 @@ options = {{ uv_per_count = {uv} }}
 kind = "bp_gatt"
 room = "{n}"
 address = "{address}"
-options = {{ interval_s = {interval}, profile = "{profile}", age_years = {age} }}
+options = {{ interval_s = {interval}, profile = "{profile}", age = {age}.0, sex = "{sex}" }}
 
 [[simulate.devices]]
 kind = "ekg_openview"
 room = "{n}"
 link = "tty/monitor-{n}"
-options = {{ uv_per_count = {uv}, profile = "{profile}", age_years = {age} }}
+options = {{ uv_per_count = {uv} }}
 """

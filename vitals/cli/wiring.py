@@ -2,18 +2,28 @@
 
 import asyncio
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
 
+from rich.progress import MofNCompleteColumn, Progress
+
+from dashboards import app
 from drivers.core import registry
 from drivers.core.gateway import Gateway, check_device
 from drivers.transports.ble import Backend
+from ingest import service
+from ingest.store.contract import HistoryPoint
+from ingest.store.sqlite import SqliteStore
 from vitals import settings as conf
 from vitals.broker import Broker, Will
-from vitals.clock import SystemClock
+from vitals.clock import Instant, SystemClock
 from vitals.driver import Driver
 from vitals.errors import SettingsError, VitalsError
+from vitals.messages import FlaggedMessage
 
 CLOCK = SystemClock()
 
@@ -68,6 +78,96 @@ def make_gateway(settings: conf.Settings) -> Gateway:
         partial(make_broker, settings, f"gateway-{settings.gateway.id}"),
         make_backend(settings.gateway.ble),
     )
+
+
+async def run_board(settings: conf.Settings, stop: asyncio.Event) -> None:
+    """Serve the board until `stop`."""
+    listener = app.listen(settings.board.host, settings.board.port)
+    broker = make_broker(settings, "board", subscriptions=app.subscriptions(settings.site.id))
+    broker.start()
+    try:
+        await app.serve(settings, broker, LazyStore(Path(settings.ingest.store.path)), CLOCK, stop, listener=listener)
+    finally:
+        await asyncio.to_thread(broker.stop)
+
+
+class LazyStore:
+    """The store for reading, opened when it is first there: the board may start before ingest has made it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._store: SqliteStore | None = None
+
+    def latest(self, room: str) -> list[FlaggedMessage]:
+        store = self._open()
+        return store.latest(room) if store else []
+
+    def history(self, room: str, metric: str, since: Instant) -> list[HistoryPoint]:
+        store = self._open()
+        return store.history(room, metric, since) if store else []
+
+    def _open(self) -> SqliteStore | None:
+        if self._store is None and self._path.exists():
+            self._store = SqliteStore(self._path, read_only=True)
+        return self._store
+
+
+def run_ingest(settings: conf.Settings) -> None:
+    """Flag, store and answer until SIGTERM or SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    factory = partial(make_broker, settings, "ingest", persistent=True)
+    # Flushing at half of the broker's window: a batch larger than the window would wait for messages that cannot come.
+    service.run(settings, factory, CLOCK, stop, batch_limit=min(service.BATCH, settings.broker.window // 2))
+
+
+async def run_simulators(settings: conf.Settings, stop: asyncio.Event) -> None:
+    """The devices of [simulate], in real time."""
+    from simulators.core import run as simulators
+
+    await simulators.run(settings.simulate, CLOCK, stop, zone=ZoneInfo(settings.site.timezone))
+
+
+async def run_replay(record: Path, link: Path, lead: int, speed: float, stop: asyncio.Event) -> None:
+    """Play a record on a pseudo terminal, with a progress bar; says first what a gateway needs to read it."""
+    from simulators.core.record import open_record
+    from simulators.core.replay import replay
+
+    source = open_record(record, lead)
+    timebase = "arrival" if speed == 1 else "samples"
+    print(
+        _REPLAY_DEVICE.format(
+            link=link.absolute(), timebase=timebase, rate=source.rate_hz, uv=source.uv_per_count, lead=source.lead
+        ),
+        flush=True,
+    )
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), transient=True) as bar:
+        task = bar.add_task(f"{record.name}, lead {source.lead}", total=len(source.counts))
+        counts = await replay(
+            source, link, speed=speed, stop=stop, progress=lambda sent: bar.update(task, completed=sent)
+        )
+    print(f"{counts.samples} samples in {counts.frames} frames, {counts.bytes} bytes sent")
+    if not counts.complete:
+        raise VitalsError(
+            "The replay was stopped before its end.", expected=f"{len(source.counts)} samples", found=f"{counts.samples} sent",
+            do="Start it again to play the record from its beginning.",
+        )  # fmt: skip
+
+
+_REPLAY_DEVICE: Final = """\
+Waiting for a gateway to open {link}. Its settings for this line:
+
+[[gateway.devices]]
+name = "replay"
+driver = "ekg_openview"
+room = "1"
+port = "{link}"
+simulated = true
+timebase = "{timebase}"
+options = {{ rate_hz = {rate}, uv_per_count = {uv}, lead = "{lead}" }}
+"""
 
 
 def check(settings: conf.Settings) -> list[str]:

@@ -1,0 +1,159 @@
+"""What stands behind the rooms: broker link, ingest, gateways, and counted faults, with words for each trouble.
+
+A trouble is a band (nothing on the page can be trusted to be current) or a notice (part of the picture is missing).
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from dashboards.readings import ms
+from vitals.clock import NS, Instant
+from vitals.messages import GatewayStatus, IngestStatus
+
+GRACE_S: Final = 5
+"""After the start, or after a new broker connection, retained states need a moment to arrive."""
+BEATS_KNOWN: Final = 3
+"""An ingest that repeated its status this often has a heartbeat, and its silence means something."""
+SILENT_S: Final = 30
+"""Nothing from a beating ingest this long: it hangs. A dead one is announced by its will at once."""
+CLOCK_OFF_MS: Final = 2000
+"""Past this, a gateway's readings bind to no visit."""
+MAX_GATEWAYS: Final = 64
+
+_INGEST: Final = msgspec.json.Decoder(IngestStatus)
+_GATEWAY: Final = msgspec.json.Decoder(GatewayStatus)
+
+
+class Services:
+    """State of the parts behind the board. Methods return whether something visible changed."""
+
+    def __init__(self, now: Instant) -> None:
+        self._started = now
+        self.broker_up = False
+        self.broker_why = "not connected yet"
+        self.broker_since = now
+        self.ingest: IngestStatus | None = None
+        self._ingest_payload = b""
+        self._beats = 0
+        self._heard = now
+        self.gateways: dict[str, GatewayStatus] = {}
+        self.faults: dict[str, int] = {}
+        self._told: dict[str, Any] = {}
+
+    def fault(self, code: str) -> None:
+        self.faults[code] = self.faults.get(code, 0) + 1
+
+    def heard(self, now: Instant) -> None:
+        """A sign of life from ingest."""
+        self._heard = now
+
+    def link(self, up: bool, why: str, now: Instant) -> bool:
+        if up == self.broker_up and why == self.broker_why:
+            return False
+        if up != self.broker_up:
+            self.broker_since = now
+            self._heard = now
+        self.broker_up, self.broker_why = up, why
+        return True
+
+    def ingest_status(self, payload: bytes, now: Instant) -> bool:
+        status = _INGEST.decode(payload)
+        old = self.ingest
+        if not status.online and old is not None and old.online and old.session != status.session:
+            return False  # the late will of an ingest that was replaced
+        self._beats = self._beats + 1 if payload == self._ingest_payload else 0
+        self._ingest_payload = payload
+        self.ingest = status
+        self.heard(now)
+        return status != old
+
+    def gateway_status(self, name: str, payload: bytes, now: Instant) -> bool:
+        if not payload:
+            return self.gateways.pop(name, None) is not None
+        status = _GATEWAY.decode(payload)
+        old = self.gateways.get(name)
+        if old is None and len(self.gateways) >= MAX_GATEWAYS:
+            self.fault("gateway beyond the board's limit")
+            return True
+        if not status.online and old is not None and old.online and old.session != status.session:
+            return False  # the late will of a session that was replaced
+        self.gateways[name] = status
+        return old is None or msgspec.structs.replace(old, now=0) != msgspec.structs.replace(status, now=0)
+
+    def reachable(self, gateway: str) -> bool:
+        """A gateway never heard of is not yet known to be gone."""
+        status = self.gateways.get(gateway)
+        return status is None or status.online
+
+    def tick(self, now: Instant) -> bool:
+        """Whether time alone changed what the page must say."""
+        shown = self.trouble(now)
+        changed = shown != self._told
+        self._told = shown
+        return changed
+
+    def _ingest_trouble(self, now: Instant) -> tuple[str, int]:
+        status = self.ingest
+        if status is None:
+            waited = now - max(self._started, self.broker_since) > GRACE_S * NS
+            return ("the checking service has not been heard of", ms(self.broker_since)) if waited else ("", 0)
+        if not status.online:
+            return "the checking service is down", ms(self._heard)
+        if self._beats >= BEATS_KNOWN and now - self._heard > SILENT_S * NS:
+            return "the checking service does not answer", ms(self._heard)
+        return "", 0
+
+    def trouble(self, now: Instant) -> dict[str, Any]:
+        """`band` in place of the top bar, and `notices` in the alarm strip."""
+        band: dict[str, Any] | None = None
+        waited = now - self._started > GRACE_S * NS
+        if not self.broker_up and (waited or self.ingest is not None):
+            band = {"txt": "no connection to the message broker", "since": ms(self.broker_since)}
+        elif self.broker_up:
+            txt, since = self._ingest_trouble(now)
+            band = {"txt": txt, "since": since} if txt else None
+        return {"band": band, "notices": [*self._store_notice(), *self._gateway_notices(), *self._fault_notice()]}
+
+    def _store_notice(self) -> list[dict[str, Any]]:
+        if self.ingest is None or not self.ingest.online or not self.ingest.store_fault:
+            return []
+        txt = f"Readings are shown but not stored: {self.ingest.store_fault}"
+        return [{"id": "store", "who": "Store", "txt": txt, "since": 0}]
+
+    def _gateway_notices(self) -> list[dict[str, Any]]:
+        notices = []
+        for name, status in sorted(self.gateways.items()):
+            if not status.online:
+                txt = "offline, its devices are not read"
+                notices.append({"id": f"gateway/{name}", "who": name, "txt": txt, "since": ms(status.since)})
+            elif status.clock_off_ms is not None and abs(status.clock_off_ms) > CLOCK_OFF_MS:
+                txt = f"clock off by {abs(status.clock_off_ms) / 1000:.0f} s, its readings belong to no visit"
+                notices.append({"id": f"clock/{name}", "who": name, "txt": txt, "since": 0})
+        return notices
+
+    def _fault_notice(self) -> list[dict[str, Any]]:
+        total = sum(self.faults.values())
+        if not total:
+            return []
+        what = max(self.faults, key=lambda code: self.faults[code])
+        return [{"id": "faults", "who": "Board", "txt": f"{total} not shown: {what}", "since": 0}]
+
+    def shown(self, now: Instant) -> dict[str, Any]:
+        """`sys` as the page gets it."""
+        status = self.ingest
+        return self.trouble(now) | {
+            "broker": {"up": self.broker_up, "why": self.broker_why, "since": ms(self.broker_since)},
+            "ingest": None if status is None else {
+                "online": status.online, "since": ms(status.since), "store_fault": status.store_fault,
+                "profile": status.profile, "rules": status.rules_hash, "refused": status.refused,
+            },
+            "gateways": [
+                {
+                    "id": name, "online": gateway.online, "since": ms(gateway.since), "backlog": gateway.backlog,
+                    "refused": gateway.refused, "clock_off": gateway.clock_off_ms,
+                }
+                for name, gateway in sorted(self.gateways.items())
+            ],
+            "faults": self.faults,
+        }  # fmt: skip

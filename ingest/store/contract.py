@@ -1,0 +1,166 @@
+"""What a store is, whatever keeps the rows. Every implementation passes tests/test_store_contract.py.
+
+Three kinds of row are exactly what a gateway sent: a pure function of the message and its address, so that appending
+twice changes nothing. The fourth, an evaluation, is ours: it is added beside a reading and never rewrites one.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+
+from vitals.clock import Instant
+from vitals.messages import EventMessage, FlaggedMessage, Interpretation, ObservationMessage, StripMessage
+from vitals.model import Validity
+
+MAX_STRIP_S: int = 60
+"""A pack is one second; a longer one than this is refused, so that a search by time knows how far to look back."""
+HISTORY_LIMIT: int = 10_000
+"""Points one history answer holds at most: the newest. A chart shows 300."""
+
+
+class Address(NamedTuple):
+    """Who sent it and for which room, as the broker enforced it by the topic."""
+
+    gateway: str
+    room: str
+    device: str
+
+
+class ObservationRow(msgspec.Struct, frozen=True):
+    """A reading. Its identity is the message's `id`."""
+
+    address: Address
+    message: ObservationMessage
+
+
+class StripRow(msgspec.Struct, frozen=True):
+    """A pack of samples. Its identity is (gateway, device, stream, metric, first_index)."""
+
+    address: Address
+    message: StripMessage
+
+
+class EventRow(msgspec.Struct, frozen=True):
+    """A fault or link change. Its identity is (gateway, epoch, seq)."""
+
+    address: Address
+    message: EventMessage
+
+
+class EvaluationRow(msgspec.Struct, frozen=True):
+    """What the rules said of a reading, or a value derived from strips.
+
+    Its identity is (id, rules hash, association version): new rules or a reassigned visit add a row.
+    """
+
+    room: str
+    message: FlaggedMessage
+
+
+Row: TypeAlias = ObservationRow | StripRow | EventRow | EvaluationRow
+
+
+class RowOutcome(NamedTuple):
+    """What became of one row. `refused` is final and has a reason."""
+
+    outcome: Literal["stored", "duplicate", "refused"]
+    reason: str = ""
+
+
+STORED = RowOutcome("stored")
+DUPLICATE = RowOutcome("duplicate")
+CONFLICT = RowOutcome("refused", "same id, other content")
+"""The first one stays. Two different readings under one id are a fault of the sender, and must be seen."""
+
+
+class HistoryPoint(NamedTuple):
+    """`value` is None where the validity says that there is none. `interpretation` is empty when not evaluated."""
+
+    t: Instant
+    value: float | None
+    validity: Validity
+    interpretation: Interpretation | Literal[""]
+
+
+class StripTail(NamedTuple):
+    """Where the newest stored strip of one signal ends: what a restarted ingest needs to see the next gap."""
+
+    gateway: str
+    device: str
+    room: str
+    metric: str
+    stream: str
+    next_index: int
+    t_end: Instant
+
+
+class StoreDown(Exception):
+    """Nothing can be written at the moment, and nothing of this batch was. Keep the messages and try again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreReader(Protocol):
+    """What the board may do."""
+
+    @property
+    def store_id(self) -> str:
+        """Random at creation. Gateways pin it, so a store restored from elsewhere cannot swallow readings."""
+        ...
+
+    def latest(self, room: str) -> list[FlaggedMessage]:
+        """The newest reading of each metric with its newest evaluation, oldest first. Historical ones never count."""
+        ...
+
+    def history(self, room: str, metric: str, since: Instant) -> list[HistoryPoint]:
+        """Each reading of the metric once, in order of time, by its newest evaluation."""
+        ...
+
+    def strip(self, gateway: str, device: str, metric: str, start: Instant, stop: Instant) -> list[StripMessage]:
+        """The packs that have a sample in [start, stop), in order of time, equal to the bit to what was sent."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each kind: `observation`, `strip`, `event`, `evaluation`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Store(StoreReader, Protocol):
+    """What ingest may do besides."""
+
+    def append(self, rows: Sequence[Row]) -> list[RowOutcome]:
+        """Durable on return. One outcome a row, in order; a bad row never fails the others. Raises StoreDown."""
+        ...
+
+    def recent_ids(self, limit: int) -> list[str]:
+        """Ids of the readings stored last, oldest first: a restarted ingest shows and alarms no reading twice."""
+        ...
+
+    def tails(self) -> list[StripTail]:
+        """The newest strip of every signal."""
+        ...
+
+
+def strip_end(message: StripMessage) -> Instant:
+    """The moment after the last sample. Raises ValueError, OverflowError or ZeroDivisionError on senseless rates."""
+    return message.t0 + round(message.count / message.rate * 1_000_000_000)
+
+
+def same_reading(message: ObservationMessage) -> bytes:
+    """What must be equal when ids are equal: what was measured, not how often and by which way it was sent.
+
+    A second download of a meter has another epoch, seq, time of arrival and skew estimate, and is the same reading.
+    """
+    o = message.observation
+    return msgspec.json.encode((o.kind, o.record_no, o.t_device, sorted(o.quantities.items()), message.simulated))
+
+
+def same_strip(message: StripMessage) -> bytes:
+    """As `same_reading` for a pack of samples."""
+    m = message
+    return msgspec.msgpack.encode((m.count, m.rate, m.dtype, m.scale, m.lead_off, m.simulated, m.block))

@@ -1,0 +1,315 @@
+"""The embedded store: one SQLite file, one writer, readers in other processes (WAL).
+
+`synchronous=FULL`: when `append` returns, the rows survive a power cut. Messages are kept whole, as JSON or
+MessagePack; the columns beside them are only for finding them.
+"""
+
+import fcntl
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from ingest.store.contract import (
+    CONFLICT,
+    DUPLICATE,
+    HISTORY_LIMIT,
+    MAX_STRIP_S,
+    STORED,
+    EvaluationRow,
+    EventRow,
+    HistoryPoint,
+    ObservationRow,
+    Row,
+    RowOutcome,
+    StoreDown,
+    StripRow,
+    StripTail,
+    same_reading,
+    same_strip,
+    strip_end,
+)
+from vitals.clock import NS, Instant
+from vitals.errors import StoreError
+from vitals.messages import FlaggedMessage, StripMessage
+from vitals.metrics import METRICS
+from vitals.model import Validity
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x76697473
+"""`vits` in the file's header: another program's database is told apart before anything is written."""
+BUSY_S: Final = 5.0
+"""Wait for another connection's lock (a backup, a checkpoint) before calling the store down."""
+_SCHEMA: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE observation (
+  id TEXT PRIMARY KEY, gateway TEXT NOT NULL, room TEXT NOT NULL, device TEXT NOT NULL, t INTEGER NOT NULL,
+  same BLOB NOT NULL, message BLOB NOT NULL);
+CREATE TABLE strip (
+  gateway TEXT NOT NULL, device TEXT NOT NULL, stream TEXT NOT NULL, metric TEXT NOT NULL,
+  first_index INTEGER NOT NULL, room TEXT NOT NULL, next_index INTEGER NOT NULL, t0 INTEGER NOT NULL,
+  t_end INTEGER NOT NULL, same BLOB NOT NULL, message BLOB NOT NULL,
+  PRIMARY KEY (gateway, device, stream, metric, first_index));
+CREATE INDEX strip_time ON strip (gateway, device, metric, t0);
+CREATE TABLE event (
+  gateway TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, room TEXT NOT NULL, device TEXT NOT NULL,
+  at INTEGER NOT NULL, message BLOB NOT NULL, PRIMARY KEY (gateway, epoch, seq));
+CREATE TABLE evaluation (
+  no INTEGER PRIMARY KEY, id TEXT NOT NULL, rules_hash TEXT NOT NULL, assoc_version INTEGER NOT NULL,
+  message BLOB NOT NULL, UNIQUE (id, rules_hash, assoc_version));
+CREATE TABLE value (
+  room TEXT NOT NULL, metric TEXT NOT NULL, historical INTEGER NOT NULL, t INTEGER NOT NULL, id TEXT NOT NULL,
+  evaluation INTEGER NOT NULL, value REAL, validity TEXT NOT NULL, interpretation TEXT NOT NULL,
+  PRIMARY KEY (room, metric, historical, t, id, evaluation)) WITHOUT ROWID;
+"""
+_ROWS_OWN_FAULT: Final = (
+    ValueError, OverflowError, ZeroDivisionError, TypeError,
+    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
+)  # fmt: skip
+"""Values no column or encoding can hold. The rest of sqlite3.Error is the disk's, and says StoreDown."""
+_FLAGGED: Final = msgspec.json.Decoder(FlaggedMessage)
+_STRIP: Final = msgspec.msgpack.Decoder(StripMessage)
+
+
+class SqliteStore:
+    """Used by one thread at a time."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open, or create for writing. Raises StoreError when the file is no store, or another process writes it."""
+        self.path = path
+        self._lock: IO[bytes] | None = None
+        if read_only and not path.exists():
+            raise StoreError(
+                f"There is no store {path} yet.", expected="the file that ingest writes", found="nothing",
+                do="Start ingest first, or correct ingest.store.path.",
+            )  # fmt: skip
+        if not read_only:
+            self._lock = _own(path)
+        try:
+            self._db = _open(path, read_only=read_only)
+            (self._id,) = self._db.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
+        except (sqlite3.DatabaseError, TypeError) as error:
+            self._release()
+            raise StoreError(
+                f"The store {path} cannot be used.",
+                expected=f"a store of version {SCHEMA_VERSION}, or no file", found=str(error),
+                do="Move the file away (keep it: it may hold readings), or correct ingest.store.path.",
+            ) from None  # fmt: skip
+
+    @property
+    def store_id(self) -> str:
+        return str(self._id)
+
+    def close(self) -> None:
+        self._db.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def append(self, rows: Sequence[Row]) -> list[RowOutcome]:
+        """One transaction. What a row itself makes impossible is its outcome; anything else is StoreDown."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            outcomes = [self._put(row) for row in rows]
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise StoreDown(f"{type(error).__name__}: {error}") from None
+        return outcomes
+
+    def _roll_back(self) -> None:
+        try:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass  # The transaction is gone with the error that brought us here; nothing of it was committed.
+
+    def _put(self, row: Row) -> RowOutcome:
+        """A savepoint a row: a reading's values are all there or none is, and a bad row leaves no trace."""
+        self._db.execute("SAVEPOINT row")
+        try:
+            outcome = self._insert(row)
+        except _ROWS_OWN_FAULT as error:
+            self._db.execute("ROLLBACK TO row")
+            outcome = RowOutcome("refused", f"cannot be stored: {error}")
+        self._db.execute("RELEASE row")
+        return outcome
+
+    def _insert(self, row: Row) -> RowOutcome:
+        if isinstance(row, ObservationRow):
+            return self._observation(row)
+        if isinstance(row, StripRow):
+            return self._strip(row)
+        if isinstance(row, EventRow):
+            return self._event(row)
+        return self._evaluation(row)
+
+    def _observation(self, row: ObservationRow) -> RowOutcome:
+        m = row.message
+        same = _digest(same_reading(m))
+        values = (m.id, *row.address, m.t_determined, same, msgspec.json.encode(m))
+        done = self._db.execute("INSERT INTO observation VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", values)
+        if done.rowcount == 1:
+            return STORED
+        (before,) = self._db.execute("SELECT same FROM observation WHERE id = ?", (m.id,)).fetchone()
+        return DUPLICATE if before == same else CONFLICT
+
+    def _strip(self, row: StripRow) -> RowOutcome:
+        m, a = row.message, row.address
+        same = _digest(same_strip(m))
+        key = (a.gateway, a.device, m.stream, m.metric, m.first_index)
+        values = (*key, a.room, m.first_index + m.count, m.t0, strip_end(m), same, msgspec.msgpack.encode(m))
+        done = self._db.execute("INSERT INTO strip VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", values)
+        if done.rowcount == 1:
+            return STORED
+        where = "gateway = ? AND device = ? AND stream = ? AND metric = ? AND first_index = ?"
+        (before,) = self._db.execute(f"SELECT same FROM strip WHERE {where}", key).fetchone()
+        return DUPLICATE if before == same else CONFLICT
+
+    def _event(self, row: EventRow) -> RowOutcome:
+        m, a = row.message, row.address
+        message = msgspec.json.encode(m)
+        values = (a.gateway, m.epoch, m.seq, a.room, a.device, m.at, message)
+        done = self._db.execute("INSERT INTO event VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", values)
+        if done.rowcount == 1:
+            return STORED
+        where = "gateway = ? AND epoch = ? AND seq = ?"
+        (before,) = self._db.execute(f"SELECT message FROM event WHERE {where}", values[:3]).fetchone()
+        return DUPLICATE if before == message else CONFLICT
+
+    def _evaluation(self, row: EvaluationRow) -> RowOutcome:
+        m = row.message
+        done = self._db.execute(
+            "INSERT INTO evaluation (id, rules_hash, assoc_version, message) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
+            (m.id, m.rules_hash, m.assoc_version, msgspec.json.encode(m)),
+        )
+        if done.rowcount != 1:
+            return DUPLICATE
+        no = done.lastrowid
+        self._db.executemany(
+            "INSERT INTO value VALUES (?,?,?,?,?,?,?,?,?)",
+            [
+                (row.room, metric, m.historical, m.t, m.id, no, v.value, v.validity.value,
+                 v.flag.interpretation if v.flag else "")
+                for metric, v in m.values.items()
+            ],
+        )  # fmt: skip
+        return STORED
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def latest(self, room: str) -> list[FlaggedMessage]:
+        newest: set[int] = set()
+        for metric in METRICS:
+            found = self._db.execute(
+                "SELECT evaluation FROM value WHERE room = ? AND metric = ? AND historical = 0"
+                " ORDER BY t DESC, id DESC, evaluation DESC LIMIT 1",
+                (room, metric),
+            ).fetchone()
+            newest |= {found[0]} if found else set()
+        marks = ",".join("?" * len(newest))
+        rows = self._db.execute(f"SELECT message FROM evaluation WHERE no IN ({marks})", sorted(newest)).fetchall()
+        return sorted((_FLAGGED.decode(row[0]) for row in rows), key=lambda m: (m.t, m.id))
+
+    def history(self, room: str, metric: str, since: Instant) -> list[HistoryPoint]:
+        # A reading evaluated twice has two rows; the later evaluation (ordered last) replaces the earlier.
+        rows = self._db.execute(
+            "SELECT t, id, value, validity, interpretation FROM value WHERE room = ? AND metric = ? AND t >= ?"
+            " AND historical IN (0, 1) ORDER BY t DESC, id DESC, evaluation ASC LIMIT ?",
+            (room, metric, since, HISTORY_LIMIT),
+        ).fetchall()
+        points = {(t, key): HistoryPoint(t, value, Validity(v), i) for t, key, value, v, i in rows}
+        return [points[key] for key in sorted(points)]
+
+    def strip(self, gateway: str, device: str, metric: str, start: Instant, stop: Instant) -> list[StripMessage]:
+        rows = self._db.execute(
+            "SELECT message FROM strip WHERE gateway = ? AND device = ? AND metric = ?"
+            " AND t0 < ? AND t0 >= ? AND t_end > ? ORDER BY t0, first_index",
+            (gateway, device, metric, stop, start - MAX_STRIP_S * NS, start),
+        )
+        return [_STRIP.decode(row[0]) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        tables = ("observation", "strip", "event", "evaluation")
+        return {table: self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+
+    def recent_ids(self, limit: int) -> list[str]:
+        rows = self._db.execute("SELECT id FROM observation ORDER BY rowid DESC LIMIT ?", (limit,)).fetchall()
+        return [row[0] for row in reversed(rows)]
+
+    def tails(self) -> list[StripTail]:
+        # One index look-up for each signal: the skip over distinct keys reads the index, not the blocks.
+        rows = self._db.execute(
+            "SELECT s.gateway, s.device, s.room, s.metric, s.stream, s.next_index, s.t_end FROM"
+            " (SELECT DISTINCT gateway, device, metric FROM strip) k JOIN strip s ON s.rowid ="
+            " (SELECT rowid FROM strip WHERE gateway = k.gateway AND device = k.device AND metric = k.metric"
+            "  ORDER BY t0 DESC LIMIT 1)"
+        )
+        return [StripTail(*row) for row in rows]
+
+
+def _digest(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()
+
+
+def _own(path: Path) -> IO[bytes]:
+    """One writer: a second ingest on the same file is told so at once, not by a lock that times out later."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = Path(f"{path}.lock").open("wb")  # noqa: SIM115  held for the life of the store
+    except OSError as error:
+        raise StoreError(
+            f"The store {path} cannot be opened.", expected="a folder we may write", found=str(error),
+            do="Correct ingest.store.path, or the folder's permissions.",
+        ) from None  # fmt: skip
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise StoreError(
+            f"The store {path} is in use.", expected="one ingest for one store",
+            found="another process that holds its lock",
+            do="Stop the other ingest, or give this one its own ingest.store.path.",
+        ) from None  # fmt: skip
+    return lock
+
+
+def _open(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    mode = "ro" if read_only else "rwc"
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    db = sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        _check(db, create=not read_only)
+    except sqlite3.DatabaseError:
+        db.close()
+        raise
+    return db
+
+
+def _check(db: sqlite3.Connection, *, create: bool) -> None:
+    """Create an empty file's schema, or insist on ours. Raises sqlite3.DatabaseError."""
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    if tables == 0 and version == 0 and create:
+        db.execute("PRAGMA journal_mode = WAL")
+        # One transaction, so a kill in the middle leaves an empty file and not half a store.
+        db.executescript(
+            f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES ('store_id', '{secrets.token_hex(8)}');"
+            f" PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+    elif application != APPLICATION_ID:
+        raise sqlite3.DatabaseError("a database of another kind")
+    elif version != SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"a store of version {version}")
+    if create:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")

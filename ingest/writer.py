@@ -1,0 +1,137 @@
+"""Batches on their way into the store. The only place that acknowledges, and it does so after the append.
+
+While the store is down, rows wait in bounded memory and the broker's window is freed early for messages that an
+outbox keeps: without a receipt its gateway sends them again. A message that no outbox keeps stays unacknowledged.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from ingest.pipeline import Work
+from ingest.store.contract import RowOutcome, Store, StoreDown
+from vitals.broker import Message
+from vitals.clock import NS, Clock
+from vitals.log import Log
+from vitals.messages import VERSION, Outcome, Receipts
+
+MAX_WAITING_ROWS: Final = 20_000
+MAX_WAITING_BYTES: Final = 64_000_000
+"""Payload bytes waiting: 32 EKG streams for over half an hour."""
+MAX_LOOSE: Final = 200
+"""Messages without an outbox held unacknowledged: well below the broker's window of 1,000, or the board went blind."""
+RETRY_FIRST_S: Final = 0.5
+RETRY_MAX_S: Final = 10.0
+MAX_RECEIPT: Final = 500
+"""Outcomes of one receipt message, about 20 kB."""
+_log = Log("ingest.store")
+
+
+class _Batch(NamedTuple):
+    work: Work
+    messages: Sequence[Message]
+
+    @property
+    def size(self) -> int:
+        return sum(len(message.payload) for message in self.messages)
+
+
+class Writer:
+    """`fault` says why nothing can be stored at the moment; empty when storing works."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        ack: Callable[[Sequence[Message]], None],
+        receipt: Callable[[str, Receipts], None],
+        refused: Counter[str],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._ack = ack
+        self._receipt = receipt
+        self._refused = refused
+        self._waiting: deque[_Batch] = deque()
+        self._rows = 0
+        self._bytes = 0
+        self._loose = 0
+        self._delay = RETRY_FIRST_S
+        self._retry_at = 0
+        self.fault = ""
+
+    @property
+    def waiting_rows(self) -> int:
+        return self._rows
+
+    def add(self, work: Work, messages: Sequence[Message]) -> None:
+        """Store now, or keep for later when the store is down."""
+        batch = _Batch(work, messages)
+        if not work.rows:
+            self._settle(batch, [])
+            return
+        if not self._waiting and not self.fault and self._append(batch):
+            return
+        if self.fault:
+            batch = self._free(batch)
+        if batch.work.rows:
+            self._waiting.append(batch)
+            self._rows += len(batch.work.rows)
+            self._bytes += batch.size
+
+    def retry(self) -> None:
+        """Write what waits, when it is time to try."""
+        if self.fault and self._clock.monotonic() < self._retry_at:
+            return
+        while self._waiting and self._append(self._waiting[0]):
+            batch = self._waiting.popleft()
+            self._rows -= len(batch.work.rows)
+            self._bytes -= batch.size
+            self._loose -= len(batch.work.loose)
+
+    def _append(self, batch: _Batch) -> bool:
+        try:
+            outcomes = self._store.append(batch.work.rows)
+        except StoreDown as down:
+            if not self.fault:
+                _log.error("store down", reason=down.reason)
+            self.fault = down.reason
+            self._retry_at = self._clock.monotonic() + round(self._delay * NS)
+            self._delay = min(2 * self._delay, RETRY_MAX_S)
+            return False
+        if self.fault:
+            _log.info("store works again")
+        self.fault, self._delay = "", RETRY_FIRST_S
+        self._settle(batch, outcomes)
+        return True
+
+    def _settle(self, batch: _Batch, outcomes: Sequence[RowOutcome]) -> None:
+        """The rows are durable, or refused for good: acknowledge, and tell each gateway."""
+        self._refused.update(outcome.reason for outcome in outcomes if outcome.outcome == "refused")
+        self._ack(batch.messages)
+        by_gateway: dict[str, list[Outcome]] = {}
+        for claim in batch.work.claims:
+            word, reason = (claim.outcome, claim.reason) if claim.row is None else outcomes[claim.row]
+            by_gateway.setdefault(claim.gateway, []).append(Outcome(claim.epoch, claim.seq, word, reason))
+        for gateway, told in by_gateway.items():
+            for i in range(0, len(told), MAX_RECEIPT):
+                part = told[i : i + MAX_RECEIPT]
+                self._receipt(gateway, Receipts(VERSION, self._store.store_id, self._clock.now(), part))
+
+    def _free(self, batch: _Batch) -> _Batch:
+        """Give the broker's window back while the store is down, and drop what would pass the bounds."""
+        work = batch.work
+        loose = [message for number, message in enumerate(batch.messages) if number in work.loose]
+        self._ack([message for number, message in enumerate(batch.messages) if number not in work.loose])
+        full = self._rows >= MAX_WAITING_ROWS or self._bytes >= MAX_WAITING_BYTES
+        if work.loose and self._loose + len(work.loose) > MAX_LOOSE:
+            # Nobody sends these again. Counted, logged, and said on the board by the status; better than no board.
+            self._refused["store down, no outbox"] += len(loose)
+            _log.error("readings lost: store down and no outbox", messages=len(loose))
+            self._ack(loose)
+            loose, work.loose = [], set()
+        if full and not work.loose:
+            return _Batch(Work(), [])  # Every one of them is in an outbox and comes again.
+        self._loose += len(work.loose)
+        return _Batch(work, loose)

@@ -1,0 +1,220 @@
+"""Alert conditions: when they begin, when they end, and who may not raise one."""
+
+import pytest
+
+from ingest.alerts import Alerts, Change
+from ingest.presence import GATEWAY_OFFLINE, Presence
+from tests.ingest_making import T0, flagged
+from vitals.clock import NS
+from vitals.messages import AlertMessage, DeviceStatus, GatewayStatus
+
+
+class Room:
+    """Room 4, driven by hand: seconds, metric, level; answers in short words."""
+
+    def __init__(self, *, simulated: bool = False) -> None:
+        self.alerts = Alerts(simulated=simulated)
+
+    def see(self, second: float, metric: str, level: str, **more: object) -> list[str]:
+        t = T0 + round(second * NS)
+        reading = flagged(values={metric: (1.0, level)}, t=more.pop("t", t), **more)
+        return words(self.alerts.flagged("4", reading, t))
+
+    def wait(self, second: float) -> list[str]:
+        return words(self.alerts.tick(T0 + round(second * NS)))
+
+
+def words(changes: list[Change]) -> list[str]:
+    return [f"{c.id} {c.alert.priority if c.alert else 'over'}" for c in changes]
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room()
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [("normal", []), ("notice", []), ("abnormal", ["spo2 med"]), ("critical", ["spo2 high"])]
+)
+def test_levels(room: Room, level: str, expected: list[str]) -> None:
+    assert room.see(0, "spo2", level) == expected
+
+
+def test_the_three_pressures_are_one_alert(room: Room) -> None:
+    reading = flagged(values={"bp_sys": (150.0, "abnormal"), "bp_dia": (125.0, "critical"), "bp_map": (70.0, "normal")})
+    (change,) = room.alerts.flagged("4", reading, T0)
+    assert change.alert is not None
+    assert (change.id, change.alert.priority, change.alert.metric) == ("bp", "high", "bp_dia")
+
+
+def test_an_alert_says_what_which_limit_and_which_device(room: Room) -> None:
+    (change,) = room.alerts.flagged("4", flagged(values={"spo2": (84.0, "critical")}, device="oxi-1"), T0)
+    assert change.alert == AlertMessage(1, "spo2", "high", False, "spo2", "SpO2: text", T0, "limit", "oxi-1", False)
+
+
+def test_the_same_alert_is_raised_once(room: Room) -> None:
+    assert room.see(0, "spo2", "critical") == ["spo2 high"]
+    assert room.see(1, "spo2", "critical") == []
+
+
+def test_worse_is_told_at_once(room: Room) -> None:
+    assert room.see(0, "spo2", "abnormal") == ["spo2 med"]
+    assert room.see(1, "spo2", "critical") == ["spo2 high"]
+
+
+def test_a_continuous_value_ends_it_after_fifteen_seconds_inside(room: Room) -> None:
+    room.see(0, "spo2", "critical")
+    assert [room.see(s, "spo2", "normal") for s in (1, 2, 10, 15.9)] == [[], [], [], []]
+    assert room.wait(15.9) == []
+    assert room.see(16, "spo2", "normal") == ["spo2 over"]
+    assert room.alerts.active() == []
+
+
+def test_chatter_starts_the_fifteen_seconds_anew(room: Room) -> None:
+    room.see(0, "spo2", "critical")
+    room.see(1, "spo2", "normal")
+    room.see(14, "spo2", "critical")
+    assert room.see(17, "spo2", "normal") == []
+    assert room.see(31, "spo2", "normal") == []
+    assert room.see(32, "spo2", "normal") == ["spo2 over"]
+
+
+def test_silence_ends_no_continuous_alert(room: Room) -> None:
+    room.see(0, "spo2", "critical")
+    room.see(1, "spo2", "normal")
+    assert room.wait(1000) == []
+
+
+def test_a_spot_reading_ends_it_by_the_second_one_or_after_fifteen_seconds(room: Room) -> None:
+    room.see(0, "bp_sys", "critical")
+    assert room.see(5, "bp_sys", "normal") == []
+    assert room.see(10, "bp_sys", "normal") == ["bp over"]
+    room.see(20, "bp_sys", "critical")
+    room.see(30, "bp_sys", "normal")
+    assert room.wait(44.9) == []
+    assert room.wait(45) == ["bp over"]
+
+
+def test_milder_lowers_it_to_the_worst_of_the_milder(room: Room) -> None:
+    room.see(0, "spo2", "critical")
+    room.see(1, "spo2", "normal")
+    room.see(2, "spo2", "abnormal")
+    assert room.see(17, "spo2", "normal") == ["spo2 med"]
+    assert room.see(18, "spo2", "normal") == []
+    assert room.see(33, "spo2", "normal") == ["spo2 over"]
+
+
+def test_what_was_not_evaluated_neither_raises_nor_ends(room: Room) -> None:
+    assert room.see(0, "spo2", "") == []
+    room.see(1, "spo2", "critical")
+    assert [room.see(s, "spo2", "") for s in (2, 20, 40)] == [[], [], []]
+    assert len(room.alerts.active()) == 1
+
+
+def test_simulated_readings_alarm_only_where_it_is_said() -> None:
+    assert Room().see(0, "spo2", "critical", simulated=True) == []
+    demo = Room(simulated=True)
+    assert demo.see(0, "spo2", "critical", simulated=True) == ["spo2 high"]
+    assert demo.alerts.active()[0][1].simulated
+
+
+def test_historical_never_late_does_and_says_so(room: Room) -> None:
+    assert room.see(0, "bp_sys", "critical", historical=True) == []
+    (change,) = room.alerts.flagged("4", flagged(values={"bp_sys": (200.0, "critical")}, late_s=245), T0)
+    assert change.alert is not None and change.alert.text.endswith("late 4 min")
+
+
+def test_without_a_patient_only_critical_alarms(room: Room) -> None:
+    assert room.see(0, "temp", "abnormal", version=0) == []
+    assert room.see(1, "temp", "critical", version=0) == ["temp high"]
+
+
+def test_a_late_continuous_value_says_nothing_of_now(room: Room) -> None:
+    room.see(100, "spo2", "normal")
+    assert room.see(101, "spo2", "critical", t=T0 + 50 * NS) == []
+    room.see(102, "spo2", "critical")
+    assert room.see(120, "spo2", "normal", t=T0 + 60 * NS) == []
+    assert len(room.alerts.active()) == 1
+
+
+def test_a_late_spot_reading_raises_and_never_lowers(room: Room) -> None:
+    room.see(100, "bp_sys", "normal")
+    assert room.see(101, "bp_sys", "critical", t=T0) == ["bp high"]
+    assert [room.see(102 + s, "bp_sys", "normal", t=T0 + s) for s in range(3)] == [[], [], []]
+
+
+def test_another_visit_ends_what_the_last_ones_readings_raised(room: Room) -> None:
+    room.see(0, "spo2", "critical")
+    room.alerts.technical("4", "oxi-1", "unplugged", T0, simulated=False)
+    room.alerts.flagged("5", flagged(values={"spo2": (80.0, "critical")}), T0)
+    assert words(room.alerts.visit_over("4")) == ["spo2 over"]
+    assert {(r, a.id) for r, a in room.alerts.active()} == {("4", "device-oxi-1"), ("5", "spo2")}
+
+
+def test_an_alert_of_an_earlier_session_is_taken_over(room: Room) -> None:
+    left = AlertMessage(1, "spo2", "high", False, "spo2", "SpO2: low", T0 - NS)
+    room.alerts.adopt("4", left)
+    assert room.alerts.active() == [("4", left)]
+    room.see(0, "spo2", "normal")
+    assert room.see(15, "spo2", "normal") == ["spo2 over"]
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------
+
+
+def status(state: str, reason: str = "") -> DeviceStatus:
+    return DeviceStatus(1, "s1", state, T0, reason)  # type: ignore[arg-type]
+
+
+def gateway(online: bool, session: str = "s1") -> GatewayStatus:
+    return GatewayStatus(1, session, online, T0)
+
+
+def test_a_lost_device_is_a_low_technical_alert() -> None:
+    alerts = Alerts(simulated=False)
+    (change,) = alerts.technical("4", "cuff-1", "unplugged", T0, simulated=True)
+    assert change.alert is not None
+    assert (change.id, change.alert.priority, change.alert.technical) == ("device-cuff-1", "low", True)
+    assert change.alert.text == "cuff-1: unplugged" and change.alert.simulated
+    assert alerts.technical("4", "cuff-1", "unplugged", T0, simulated=True) == []
+    assert words(alerts.technical("4", "cuff-1", "", T0, simulated=True)) == ["device-cuff-1 over"]
+    assert alerts.technical("4", "cuff-1", "", T0, simulated=True) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "heard"),
+    [("online", "", ""), ("idle", "", ""), ("off", "", ""), ("lost", "", "lost"), ("lost", "unplugged", "unplugged"),
+     ("connecting", "", None)],
+)  # fmt: skip
+def test_what_a_device_says_of_itself(state: str, reason: str, heard: str | None) -> None:
+    assert Presence().device("g", "4", "cuff-1", status(state, reason)).reason == heard
+
+
+def test_a_gateways_will_speaks_for_its_devices_only() -> None:
+    presence = Presence()
+    presence.gateway("g", gateway(True))
+    for name, where in (("cuff-1", "g"), ("oxi-1", "g"), ("scale-1", "other")):
+        presence.device(where, "4", name, status("online"))
+    heard = presence.gateway("g", gateway(False))
+    assert [(h.device, h.reason) for h in heard] == [("cuff-1", GATEWAY_OFFLINE), ("oxi-1", GATEWAY_OFFLINE)]
+    assert not presence.fine("4", "cuff-1") and presence.fine("4", "scale-1")
+    # A device's old retained status cannot revive it; its gateway can.
+    assert presence.device("g", "4", "cuff-1", status("online")).reason == GATEWAY_OFFLINE
+    assert [h.reason for h in presence.gateway("g", gateway(True, "s2"))] == ["", ""]
+
+
+def test_a_late_will_of_an_earlier_session_is_ignored() -> None:
+    presence = Presence()
+    presence.device("g", "4", "cuff-1", status("online"))
+    presence.gateway("g", gateway(True, "s2"))
+    assert presence.gateway("g", gateway(False, "s1")) == []
+    assert presence.fine("4", "cuff-1")
+
+
+def test_a_device_that_was_removed_is_not_missed() -> None:
+    presence = Presence()
+    presence.birth("g", "4", "cuff-1", simulated=True)
+    presence.device("g", "4", "cuff-1", status("lost"))
+    gone = presence.device("g", "4", "cuff-1", None)
+    assert (gone.reason, gone.simulated) == ("", True)
+    assert presence.gateway("g", gateway(False)) == []
