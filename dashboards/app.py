@@ -22,10 +22,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dashboards import assets
 from dashboards.feed import BEAT_MS, FRAME_MS, MERGE_MS, OVERLOADED, Client, Feed
 from dashboards.guard import FOREIGN_ORIGIN, LOOPBACK, Guard, host_allowed, same_origin
-from dashboards.readings import ms
+from dashboards.readings import Point, ms
 from dashboards.rooms import Rooms
 from dashboards.visits import Visits
-from vitals.clock import NS, Clock
+from vitals.clock import NS, Clock, Instant
 from vitals.errors import PortTaken
 from vitals.log import Log
 from vitals.messages import FlaggedMessage
@@ -69,11 +69,11 @@ class BrokerLink(Protocol[A]):
 
 
 class StoreReader(Protocol):
-    """What the board reads from the store. Calls may block; they run in a thread."""
+    """What the board reads from the store. Calls may block; they run in a thread, one at a time."""
 
     def latest(self, room: str) -> Sequence[FlaggedMessage]: ...
 
-    def history(self, room: str, metric: str, since: int) -> Sequence[FlaggedMessage]: ...
+    def history(self, room: str, metric: str, since: Instant) -> Sequence[Point]: ...
 
 
 def subscriptions(site: str) -> list[tuple[str, int]]:
@@ -101,6 +101,7 @@ class Board:
         self.visits = Visits(config.board.rooms, topics, now)
         self.rooms = Rooms(config, topics, self.visits.by_room, now)
         self.assets = assets.load(clinic=config.site.name)
+        self._store_lock = asyncio.Lock()
         self.feed = Feed(self.rooms, clinic=config.site.name, page=self.assets.digest)
 
     def fill(self) -> None:
@@ -161,19 +162,20 @@ class Board:
             return _json({"error": f"m: expected 1 to {TREND_MAX_MIN} minutes"}, 400)
         now = self.clock.now()
         since = now - int(minutes) * 60 * NS
-        stored, fault = await asyncio.to_thread(self._stored, room, since)
-        found = self.rooms.merge_history(room, stored, ms(since), now)
+        async with self._store_lock:
+            stored, fault = await asyncio.to_thread(self._stored, room, since)
+        found = self.rooms.merge_history(room, stored, ms(since))
         return _json({"room": room, "from": ms(since), "to": ms(now), "readings": found, "fault": fault})
 
-    def _stored(self, room: str, since: int) -> tuple[list[FlaggedMessage], str]:
+    def _stored(self, room: str, since: Instant) -> tuple[dict[str, Sequence[Point]], str]:
         if self.store is None:
-            return [], ""
-        keys = sorted({key for reading in self.rooms.rooms[room].obs for key in _store_keys(reading)})
+            return {}, ""
+        keys = [key for shown in list(self.rooms.rooms[room].obs) for key in _store_keys(shown)]
         try:
-            return [message for key in keys for message in self.store.history(room, key, since)], ""
+            return {key: self.store.history(room, key, since) for key in keys}, ""
         except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
             _log.warning("store not read", room=room, reason=error)
-            return [], "the store could not be read; only readings since the board's start are listed"
+            return {}, "the store could not be read; only readings since the board's start are listed"
 
     # -- the live socket -----------------------------------------------------------------------------------------
 
@@ -227,7 +229,8 @@ class Board:
 
 
 def _store_keys(key: str) -> tuple[str, ...]:
-    return ("bp_sys",) if key == "bp" else (key,)
+    """The stored metrics behind a cell; a cuff's pressure while it inflates is never stored."""
+    return {"bp": ("bp_sys", "bp_dia"), "cuff_pressure": ()}.get(key, (key,))
 
 
 async def _write(socket_: WebSocket, client: Client, wake: asyncio.Event) -> None:

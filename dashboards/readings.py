@@ -4,7 +4,8 @@ Conversion and rounding for display happen here and nowhere else; the page only 
 keeps its reason, and a flag keeps its rule, limit, source and evidence, so that every number can be checked by hand.
 """
 
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -126,6 +127,61 @@ def readings(message: FlaggedMessage, temperature: TemperatureUnit, now: Instant
     found = [_single(message, key, value, temperature) for key, value in known.items() if key not in BP_PARTS]
     if pressures:
         found.append(_pressure(message, pressures, temperature))
+    return found
+
+
+class Point(Protocol):
+    """One stored value, as the store's history has it."""
+
+    @property
+    def t(self) -> Instant: ...
+
+    @property
+    def value(self) -> float | None: ...
+
+    @property
+    def validity(self) -> Validity: ...
+
+    @property
+    def interpretation(self) -> Interpretation | Literal[""]: ...
+
+
+_LEVEL_OF: Final[dict[str, Level]] = {
+    "A": "notice", "H": "abnormal", "L": "abnormal", "HH": "critical", "LL": "critical",
+}  # fmt: skip
+
+
+def from_history(key: str, points: Sequence[Point], temperature: TemperatureUnit) -> list[Reading]:
+    """Stored values of one metric as the history lists them: without rule or source, which the store does not give."""
+    return [
+        Reading(
+            k=key,
+            v=None if point.value is None else shown_value(key, point.value, temperature),
+            u=shown_unit(key, temperature),
+            ts=ms(point.t),
+            rx=ms(point.t),
+            id=f"{key}@{point.t}",
+            dev="",
+            f=point.interpretation or None,
+            lv=_LEVEL_OF.get(point.interpretation, "normal"),
+            reason="" if point.value is not None else _REASONS[point.validity] or "invalid",
+        )
+        for point in points
+    ]
+
+
+def pressures(systolic: Sequence[Reading], diastolic: Sequence[Reading]) -> list[Reading]:
+    """Systolic and diastolic of the same moment as one reading, with the worse flag; alone neither is one."""
+    lower = {reading.ts: reading for reading in diastolic}
+    found = []
+    for upper in systolic:
+        other = lower.get(upper.ts)
+        if other is None or isinstance(upper.v, list) or isinstance(other.v, list):
+            continue
+        worse = max(upper, other, key=lambda reading: LEVELS.index(reading.lv))
+        unchecked = worse.lv == "normal" and None in (upper.f, other.f)
+        f = None if unchecked else worse.f
+        found.append(msgspec.structs.replace(worse, k="bp", v=[upper.v, other.v], f=f, id=f"bp@{upper.ts}"))
     return found
 
 

@@ -5,13 +5,22 @@ counted under a name the page shows; it never stops the others.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from dashboards.frames import Block, block, divisor, placeable
-from dashboards.readings import Reading, TemperatureUnit, ms, readings, shown_unit
+from dashboards.readings import (
+    Point,
+    Reading,
+    TemperatureUnit,
+    from_history,
+    ms,
+    pressures,
+    readings,
+    shown_unit,
+)
 from dashboards.services import Services
 from dashboards.visits import Visit
 from vitals import messages, settings
@@ -451,8 +460,24 @@ class Rooms:
         found = [r for past in self.rooms[room].history.values() for r in past if r.ts >= since_ms]
         return sorted(found, key=lambda reading: reading.ts)
 
-    def merge_history(self, room: str, stored: Iterable[FlaggedMessage], since_ms: int, now: Instant) -> list[Reading]:
-        """History of the store and what came since the start, each reading once."""
-        old = [r for message in stored for r in readings(message, self._temperature, now) if r.ts >= since_ms]
-        by_key = {(reading.k, reading.id): reading for reading in [*old, *self.history(room, since_ms)]}
-        return sorted(by_key.values(), key=lambda reading: reading.ts)
+    def merge_history(self, room: str, stored: dict[str, Sequence[Point]], since_ms: int) -> list[Reading]:
+        """What the store has by metric, and what came since the start; each reading once, ours where both know it."""
+        old = {key: from_history(key, points, self._temperature) for key, points in stored.items()}
+        paired = pressures(old.pop("bp_sys", []), old.pop("bp_dia", []))
+        earlier = [reading for found in (*old.values(), paired) for reading in found]
+        by_time = {(reading.k, reading.ts): reading for reading in [*earlier, *self.history(room, since_ms)]}
+        return thin(sorted(by_time.values(), key=lambda reading: reading.ts))
+
+
+def thin(found: Iterable[Reading]) -> list[Reading]:
+    """At most one continuous value per step and level, so that half an hour stays a small answer."""
+    last: dict[str, Reading] = {}
+    kept = []
+    for reading in found:
+        before = last.get(reading.k)
+        continuous = METRICS.get(reading.k, METRICS["bp_sys"]).pace == "continuous"
+        if continuous and before is not None and before.lv == reading.lv and reading.ts < before.ts + TREND_STEP_MS:
+            continue
+        last[reading.k] = reading
+        kept.append(reading)
+    return kept

@@ -82,5 +82,7 @@ class Clinic:
         db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
         try:
             return db.execute(statement).fetchall()
+        except sqlite3.OperationalError:  # the part is just making its tables
+            return []
         finally:
             db.close()

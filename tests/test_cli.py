@@ -1,4 +1,7 @@
-"""The command line as people meet it: help that reads well, and errors that say what to do and never show a traceback."""
+"""The command line as people meet it: help that reads well, errors that say what to do, and never a traceback.
+
+Most tests call `main` in this process, since a start costs a second; a few run the real program.
+"""
 
 import os
 import re
@@ -8,13 +11,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import typer.main
 
 from tests.parts import free_port
-from vitals.cli import app
+from vitals import log
+from vitals.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -26,15 +32,52 @@ def environ(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1", **more}
 
 
-def vitals(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """`vitals ARGUMENTS` in `folder`, until it ends."""
+class Run(NamedTuple):
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def program(folder: Path, *arguments: str) -> Run:
+    """`python -m vitals.cli ARGUMENTS` in `folder`, until it ends."""
     command = [sys.executable, "-m", "vitals.cli", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environ(**more), capture_output=True, text=True, check=False, timeout=30
-    )
+    run = subprocess.run(
+        command, cwd=folder, env=environ(), capture_output=True, text=True, check=False, timeout=60
+    )  # fmt: skip
+    return Run(run.returncode, run.stdout, run.stderr)
 
 
-def refused(run: subprocess.CompletedProcess[str], code: int) -> str:
+@pytest.fixture
+def vitals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Run]]:
+    """The same in this process. Logging stays as it is, and signal handlers are put back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(log, "set_up", lambda _level: None)
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("VITALS_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str, **more: str) -> Run:
+        for name, value in {"COLUMNS": "120", "NO_COLOR": "1", **more}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["vitals", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Run(int(ended.value.code or 0), out, err)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+Vitals = Callable[..., Run]
+
+
+def refused(run: Run, code: int) -> str:
     """The error, after it was found to be one a person can act on."""
     assert run.returncode == code, run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
@@ -56,22 +99,22 @@ DEVICE = '[[gateway.devices]]\nname = "one"\ndriver = "{driver}"\nroom = "1"\n{m
 # -- help --------------------------------------------------------------------------------------------------------
 
 
-def test_help_lists_every_command_and_says_what_it_is_not(tmp_path: Path) -> None:
-    run = vitals(tmp_path, "--help")
+def test_help_lists_every_command_and_says_what_it_is_not(vitals: Vitals) -> None:
+    run = vitals("--help")
     assert run.returncode == 0
     assert "Not a medical device" in " ".join(run.stdout.split())
     assert [name for name in COMMANDS if name not in run.stdout] == []
 
 
 def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
-    run = vitals(tmp_path)
+    run = program(tmp_path)
     assert "Usage" in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command(tmp_path: Path, command: str) -> None:
-    run = vitals(tmp_path, command, "--help")
+def test_help_of_a_command(vitals: Vitals, command: str) -> None:
+    run = vitals(command, "--help")
     assert run.returncode == 0
     assert "Traceback" not in run.stdout + run.stderr
     words = [line.strip() for line in run.stdout.splitlines() if line.strip()]
@@ -84,15 +127,15 @@ def test_help_of_a_command(tmp_path: Path, command: str) -> None:
 
 # Waits on vitals/cli: rich reads `[simulate]` as markup and drops it. `\\[simulate]` in the docstring mends it.
 @pytest.mark.xfail(reason="vitals/cli: `[simulate]` is taken for markup and vanishes from the help", strict=True)
-def test_help_shows_what_stands_in_brackets(tmp_path: Path) -> None:
-    assert "[simulate]" in vitals(tmp_path, "simulate", "--help").stdout
+def test_help_shows_what_stands_in_brackets(vitals: Vitals) -> None:
+    assert "[simulate]" in vitals("simulate", "--help").stdout
 
 
 @pytest.mark.parametrize(
     "arguments", [("gatewya",), ("gateway", "--confg", "x"), ("replay",), ("demo", "--rooms", "99"), ("demo", "x")]
 )
-def test_a_mistyped_command_line_is_explained(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    run = vitals(tmp_path, *arguments)
+def test_a_mistyped_command_line_is_explained(vitals: Vitals, arguments: tuple[str, ...]) -> None:
+    run = vitals(*arguments)
     assert run.returncode == 2
     assert "Error" in run.stderr
     assert "Traceback" not in run.stderr
@@ -102,22 +145,22 @@ def test_a_mistyped_command_line_is_explained(tmp_path: Path, arguments: tuple[s
 
 
 @pytest.mark.parametrize("command", [*SERVICES, "simulate", "check-config"])
-def test_there_is_no_settings_file(tmp_path: Path, command: str) -> None:
-    assert "vitals.toml" in refused(vitals(tmp_path, command), 2)
+def test_there_is_no_settings_file(vitals: Vitals, command: str) -> None:
+    assert "vitals.toml" in refused(vitals(command), 2)
 
 
 @pytest.mark.parametrize("command", [*SERVICES, "simulate", "check-config"])
-def test_a_wrong_key_is_named(tmp_path: Path, command: str) -> None:
+def test_a_wrong_key_is_named(tmp_path: Path, vitals: Vitals, command: str) -> None:
     write(tmp_path, "[broker]\nprot = 1883\n")
-    assert "'prot'" in refused(vitals(tmp_path, command), 2)
+    assert "'prot'" in refused(vitals(command), 2)
 
 
-def test_the_environment_names_the_file_and_overrides_it(tmp_path: Path) -> None:
+def test_the_environment_names_the_file_and_overrides_it(tmp_path: Path, vitals: Vitals) -> None:
     path = write(tmp_path, "").rename(tmp_path / "other.toml")
-    run = vitals(tmp_path, "check-config", VITALS_CONFIG=str(path), VITALS_BROKER__PORT="1999")
+    run = vitals("check-config", VITALS_CONFIG=str(path), VITALS_BROKER__PORT="1999")
     assert run.returncode == 0, run.stderr
     assert "127.0.0.1:1999" in run.stdout
-    assert "'prot'" in refused(vitals(tmp_path, "check-config", "-c", str(path), VITALS_BROKER__PROT="1"), 2)
+    assert "'prot'" in refused(vitals("check-config", "-c", str(path), VITALS_BROKER__PROT="1"), 2)
 
 
 @pytest.mark.parametrize("command", ["gateway", "check-config"])
@@ -131,27 +174,27 @@ def test_the_environment_names_the_file_and_overrides_it(tmp_path: Path) -> None
         (DEVICE.format(driver="bp_gatt", more='[[board.rooms]]\nid = "2"'), "[[board.rooms]]"),
         ('[gateway]\nble = { backend = "air" }\n', "air_socket"),
     ],
-    ids=["unknown driver", "unknown option", "option of a wrong type", "no port", "room not shown", "air without socket"],
-)  # fmt: skip
-def test_a_device_entry_that_cannot_work(tmp_path: Path, command: str, text: str, named: str) -> None:
+    ids=["unknown driver", "unknown option", "wrong type", "no port", "room not shown", "no socket"],
+)
+def test_a_device_entry_that_cannot_work(tmp_path: Path, vitals: Vitals, command: str, text: str, named: str) -> None:
     write(tmp_path, text)
-    assert named in refused(vitals(tmp_path, command), 2)
+    assert named in refused(vitals(command), 2)
 
 
 @pytest.mark.parametrize("command", SERVICES)
 def test_a_password_file_that_is_not_there(tmp_path: Path, command: str) -> None:
     write(tmp_path, f'[broker]\npassword_file = "secret"\n[board]\nport = {free_port()}\n')
-    assert "secret" in refused(vitals(tmp_path, command), 2)
+    assert "secret" in refused(program(tmp_path, command), 2)
 
 
-def test_a_rules_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_rules_file_that_is_not_there(tmp_path: Path, vitals: Vitals) -> None:
     write(tmp_path, '[ingest]\nrules_file = "ours.toml"\n')
-    assert "ours.toml" in refused(vitals(tmp_path, "ingest"), 2)
+    assert "ours.toml" in refused(vitals("ingest"), 2)
 
 
-def test_a_simulated_device_nobody_knows(tmp_path: Path) -> None:
+def test_a_simulated_device_nobody_knows(tmp_path: Path, vitals: Vitals) -> None:
     write(tmp_path, '[[simulate.devices]]\nkind = "toaster"\nroom = "1"\nlink = "tty"\n')
-    assert "bp_gatt" in refused(vitals(tmp_path, "simulate"), 2)
+    assert "bp_gatt" in refused(vitals("simulate"), 2)
 
 
 # -- files and ports ---------------------------------------------------------------------------------------------
@@ -168,37 +211,48 @@ def foreign(path: Path) -> None:
     db.close()
 
 
-@pytest.mark.parametrize("make", [rubbish, foreign])
-@pytest.mark.parametrize(("command", "file"), [("ingest", "store.db"), ("gateway", "outbox.db")])
-def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path, make, command: str, file: str) -> None:  # type: ignore[no-untyped-def]
+# Waits on vitals/outbox.py: it switches the file to WAL before it looks whose it is.
+touched = pytest.mark.xfail(reason="vitals/outbox.py writes to another program's database", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "command", "file"),
+    [
+        (rubbish, "ingest", "store.db"),
+        (foreign, "ingest", "store.db"),
+        (rubbish, "gateway", "outbox.db"),
+        pytest.param(foreign, "gateway", "outbox.db", marks=touched),
+    ],
+)
+def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path, vitals: Vitals, make, command: str, file: str) -> None:  # type: ignore[no-untyped-def]
     write(tmp_path, '[gateway]\noutbox = "outbox.db"\n[ingest]\nstore = { path = "store.db" }\n')
     make(tmp_path / file)
     before = (tmp_path / file).read_bytes()
-    error = refused(vitals(tmp_path, command), 3)
+    error = refused(vitals(command), 3)
     assert file in error
     assert "keep it" in error
     assert (tmp_path / file).read_bytes() == before
 
 
-def test_a_folder_in_the_place_of_the_store(tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_the_store(tmp_path: Path, vitals: Vitals) -> None:
     write(tmp_path, '[ingest]\nstore = { path = "store.db" }\n')
     (tmp_path / "store.db").mkdir()
-    refused(vitals(tmp_path, "ingest"), 3)
+    refused(vitals("ingest"), 3)
 
 
 @pytest.mark.parametrize("command", ["board", "demo"])
-def test_the_port_of_the_board_is_taken(tmp_path: Path, command: str) -> None:
+def test_the_port_of_the_board_is_taken(tmp_path: Path, vitals: Vitals, command: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         write(tmp_path, f"[board]\nport = {port}\n")
         arguments = ("board",) if command == "board" else ("demo", "--port", str(port), "--folder", "demo")
-        assert str(port) in refused(vitals(tmp_path, *arguments), 6)
+        assert str(port) in refused(vitals(*arguments), 6)
 
 
-def test_a_record_that_is_not_there(tmp_path: Path) -> None:
-    assert "nothing" in refused(vitals(tmp_path, "replay", "nothing"), 1)
+def test_a_record_that_is_not_there(vitals: Vitals) -> None:
+    assert "nothing" in refused(vitals("replay", "nothing"), 1)
 
 
 # -- without a broker --------------------------------------------------------------------------------------------

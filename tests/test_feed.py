@@ -14,6 +14,7 @@ import pytest
 from dashboards.app import Board, listen, serve, subscriptions
 from dashboards.feed import MAX_EKG, MAX_JSON, Client, Feed
 from dashboards.visits import LEASE_S, RENEW_S
+from ingest.store.contract import HistoryPoint
 from tests.browser import clinic
 from vitals.clock import NS, NS_PER_MS, ManualClock, SystemClock
 from vitals.errors import PortTaken
@@ -198,7 +199,8 @@ def test_every_event_has_the_next_number_and_the_heartbeat_names_it(bench: Bench
         bench.put(clinic.flagged("1", bench.now, {"glu": clinic.value("glu", glucose)}))
     page = bench.join()
     assert bench.read(page)[0]["seq"] == start + 3
-    bench.put(clinic.flagged("1", bench.now + NS, {"glu": clinic.value("glu", 93)}))
+    bench.clock.advance(1)
+    bench.put(clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 93)}))
     (event,) = bench.read(page)
     bench.feed.beat(bench.now)
     beat = bench.read(page)[-1]
@@ -234,8 +236,9 @@ def test_ping_is_answered_and_rubbish_is_not(bench: Bench) -> None:
 
 def test_a_page_that_does_not_read_is_given_up_and_others_are_not(bench: Bench) -> None:
     slow = bench.join()
-    for number in range(MAX_JSON + 10):
-        bench.put(clinic.flagged("1", bench.now + number * NS, {"glu": clinic.value("glu", 90)}))
+    for _ in range(MAX_JSON + 10):
+        bench.clock.advance(1)
+        bench.put(clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 90)}))
     assert slow.overloaded
     assert slow.give_up.is_set  # type: ignore[attr-defined]
     assert len(slow.json) == 0
@@ -413,17 +416,24 @@ def test_a_room_nobody_configured_gets_a_tile(bench: Bench) -> None:
 
 
 class Store:
+    """Three glucose readings and two pressures, minutes ago."""
+
     def __init__(self, now: int) -> None:
         self.now = now
 
     def latest(self, room: str) -> list[FlaggedMessage]:
-        return self.history(room, "glu", 0)[-1:] if room == "1" else []
+        t = self.now - 7 * 60 * NS
+        values = {"glu": clinic.value("glu", 92)}
+        return [FlaggedMessage(1, "h2", "g", "d", "x", "spot", t, 0, t, values)] if room == "1" else []
 
-    def history(self, room: str, metric: str, since: int) -> list[FlaggedMessage]:
-        return [
-            FlaggedMessage(1, f"h{n}", "g", "d", "x", "spot", self.now - (9 - n) * 60 * NS, 0, self.now,
-                           {"glu": clinic.value("glu", 90 + n)}) for n in range(3)
-        ]  # fmt: skip
+    def history(self, room: str, metric: str, since: int) -> list[HistoryPoint]:
+        table: dict[str, list[tuple[int, float, Any]]] = {
+            "glu": [(9, 90, "N"), (8, 51, "LL"), (7, 92, "N")],
+            "bp_sys": [(5, 164, "H"), (4, 120, "N"), (3, 118, "N")],
+            "bp_dia": [(5, 88, "N"), (4, 80, "")],
+        }
+        points = [(self.now - minutes * 60 * NS, value, f) for minutes, value, f in table.get(metric, [])]
+        return [HistoryPoint(t, value, Validity.VALID, f) for t, value, f in points if t >= since]
 
 
 def test_the_store_fills_the_tiles_at_the_start() -> None:
@@ -432,8 +442,33 @@ def test_the_store_fills_the_tiles_at_the_start() -> None:
     board.fill()
     reading = board.rooms.rooms["1"].obs["glu"]
     assert (reading.v, reading.ts) == (92, (clock.now() - 7 * 60 * NS) // NS_PER_MS)
-    merged = board.rooms.merge_history("1", Store(clock.now()).history("1", "glu", 0), 0, clock.now())
-    assert [item.v for item in merged] == [90, 91, 92]
+
+
+def test_history_joins_the_store_and_what_came_since() -> None:
+    clock = ManualClock()
+    store = Store(clock.now())
+    board = Board(clinic.settings(2), clock, store)
+    board.fill()
+    stored = {key: store.history("1", key, 0) for key in ("glu", "bp_sys", "bp_dia")}
+    found = board.rooms.merge_history("1", stored, 0)  # type: ignore[arg-type]
+    assert [(item.k, item.v, item.f) for item in found] == [
+        ("glu", 90, "N"),
+        ("glu", 51, "LL"),
+        ("glu", 92, "N"),
+        ("bp", [164, 88], "H"),
+        ("bp", [120, 80], None),
+    ]
+    assert found[2].id == "h2"
+
+
+def test_the_history_of_a_continuous_value_is_thinned_but_keeps_changes() -> None:
+    bench = Bench()
+    for second in range(20):
+        bench.clock.advance(1)
+        bench.put(clinic.flagged("1", bench.now, {"spo2": clinic.value("spo2", 97, "LL" if second == 3 else "N")}))
+    levels = [reading.lv for reading in bench.board.rooms.history("1", 0)]
+    assert levels[:3] == ["normal", "critical", "normal"]
+    assert len(levels) < 8
 
 
 def test_the_lease_of_a_visit_is_renewed_and_names_nobody() -> None:
