@@ -13,7 +13,8 @@ import msgspec
 
 from dashboards.frames import UV_PER_COUNT, Block, frame
 from dashboards.readings import ms
-from dashboards.rooms import CELLS, Change, Rooms
+from dashboards.room import Change
+from dashboards.rooms import CELLS, Rooms
 from vitals.clock import Instant
 from vitals.metrics import METRICS
 

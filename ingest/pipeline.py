@@ -5,19 +5,19 @@ No clock, no broker, no store: `service.py` is the shell that has them.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from ingest.admission import EVENTS, MAX_INDEX, OBSERVATIONS, STRIPS, Refusal
 from ingest.alerts import Alerts, Change
-from ingest.associations import Associations
-from ingest.ekg.streams import Lost, Rate, Streams
-from ingest.evaluate import Evaluator, Reading
+from ingest.ekg.streams import Lost, Streams
+from ingest.judge import Judge
 from ingest.presence import Heard, Presence
 from ingest.rules import RuleSet
 from ingest.store.contract import Address, EvaluationRow, EventRow, ObservationRow, Row, StripRow, StripTail
-from vitals.clock import NS, Instant
+from ingest.work import Claim, Incoming, Publication, Work
+from vitals.clock import Instant
 from vitals.messages import (
     VERSION,
     AlertMessage,
@@ -28,73 +28,14 @@ from vitals.messages import (
     FlaggedMessage,
     GatewayStatus,
     ObservationMessage,
-    OutcomeWord,
     StripMessage,
     encode,
-    reading_id,
 )
-from vitals.model import Quantity, Validity
 from vitals.topics import NAME, Topics, Up
 
-LATE_S: Final = 60
-"""Seconds between measuring and arriving from which on a reading is marked late."""
-MAX_SEEN: Final = 100_000
-"""Ids remembered, so that a resent reading is stored, answered, and neither shown nor alarmed again."""
 FLAGGED_EXPIRY_S: Final = 3600
 MAX_FLAGGED_PACK: Final = 100
 SCHEMA_FLAGGED: Final = "application/vnd.vitals.flagged+json;v=1"
-
-
-class Incoming(Protocol):
-    """What is used of a broker's message."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def payload(self) -> bytes: ...
-    @property
-    def retain(self) -> bool: ...
-
-
-class Publication(NamedTuple):
-    """A message to publish with QoS 1. An empty retained payload ends what was retained."""
-
-    topic: str
-    payload: bytes
-    retain: bool = False
-    expiry_s: int | None = None
-    content_type: str = ""
-
-
-class Claim(NamedTuple):
-    """An outbox row that waits for its outcome: that of `rows[row]`, or, without a row, the one given."""
-
-    gateway: str
-    epoch: str
-    seq: int
-    row: int | None
-    outcome: OutcomeWord = "refused"
-    reason: str = ""
-
-
-class Work:
-    """What a batch comes to. `loose`: numbers of the messages whose rows no outbox keeps."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.claims: list[Claim] = []
-        self.publish: list[Publication] = []
-        self.loose: set[int] = set()
-
-
-class _Item(NamedTuple):
-    """A reading to be judged. `why` replaces the reason of values that have no number; `fresh`: not seen before."""
-
-    room: str
-    message: FlaggedMessage
-    reading: Reading
-    fresh: bool
-    why: str = ""
 
 
 class Pipeline:
@@ -109,11 +50,8 @@ class Pipeline:
         self._simulated_alarms = simulated_alarms
         self.session = session
         self._events = 0
-        self._associations = Associations()
         self._presence = Presence()
-        self._evaluator = Evaluator(rules)
-        self._seen: dict[str, None] = {}
-        self._items: list[_Item] = []
+        self._judging = Judge(rules)
         self._flagged: dict[str, list[FlaggedMessage]] = {}
 
     def subscriptions(self) -> list[tuple[str, int]]:
@@ -124,7 +62,7 @@ class Pipeline:
 
     def resume(self, ids: Sequence[str], tails: Sequence[StripTail]) -> None:
         """What the store knows, at the start."""
-        self._seen = dict.fromkeys(ids[-MAX_SEEN:])
+        self._judging.remember(ids)
         for tail in tails:
             self.streams.resume(tail)
 
@@ -176,7 +114,7 @@ class Pipeline:
             readings, refusals = OBSERVATIONS.admit(payload)
             for reading in readings:
                 self._row(number, ObservationRow(address, reading), address, reading, work)
-                self._reading(address, reading, now)
+                self._judging.reading(address, reading, now)
         elif up.leaf == "strip":
             strips, refusals = STRIPS.admit(payload)
             for strip in strips:
@@ -229,81 +167,18 @@ class Pipeline:
 
     # -- readings and strips ---------------------------------------------------------------------------------
 
-    def _reading(self, address: Address, message: ObservationMessage, now: Instant) -> None:
-        o = message.observation
-        association = self._associations.at(address.room, message.t_determined, historical=o.historical)
-        flagged = FlaggedMessage(
-            v=VERSION,
-            id=message.id,
-            gateway=address.gateway,
-            device=address.device,
-            driver=message.driver,
-            kind=o.kind,
-            t=message.t_determined,
-            uncertainty_ms=message.uncertainty_ms,
-            t_received=o.received_at,
-            values={},
-            t_device=o.t_device,
-            context=o.context,
-            method=o.method,
-            quality=o.quality,
-            historical=o.historical,
-            simulated=message.simulated,
-            late_s=0 if o.historical else _late(message.t_determined, now),
-            assoc_version=association.version if association else 0,
-            rules_hash=self.rules.hash,
-        )
-        reading = Reading(o.quantities, association, o.context, o.method, o.quality)
-        self._items.append(_Item(address.room, flagged, reading, self._fresh(message.id)))
-
-    def _fresh(self, key: str) -> bool:
-        if key in self._seen:
-            return False
-        self._seen[key] = None
-        if len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
-        return True
-
     def _strip(self, address: Address, strip: StripMessage, now: Instant, work: Work) -> None:
         rate, lost = self.streams.take(address, strip, now)
         self._report(lost, now, work)
         if rate is not None:
-            self._items.append(self._rate(address, strip, rate, now))
-
-    def _rate(self, address: Address, strip: StripMessage, rate: Rate, now: Instant) -> _Item:
-        association = self._associations.at(address.room, rate.t, historical=False)
-        validity = Validity.VALID if rate.value is not None else Validity.NOT_AVAILABLE
-        flagged = FlaggedMessage(
-            v=VERSION,
-            id=reading_id("hr_ekg", address.gateway, address.device, strip.stream, strip.metric, strip.first_index),
-            gateway=address.gateway,
-            device=address.device,
-            driver=strip.driver,
-            kind="ekg",
-            t=rate.t,
-            uncertainty_ms=0,
-            t_received=strip.t_received,
-            values={},
-            simulated=strip.simulated,
-            derived=True,
-            late_s=_late(rate.t, now),
-            assoc_version=association.version if association else 0,
-            rules_hash=self.rules.hash,
-        )
-        reading = Reading({"hr_ekg": Quantity(rate.value, "", "/min", validity)}, association)
-        return _Item(address.room, flagged, reading, True, rate.reason)
+            self._judging.rate(address, strip, rate, now)
 
     def _judge(self, now: Instant, work: Work) -> None:
-        """Evaluate what has gathered, as one batch of columns."""
-        items, self._items = self._items, []
-        for item, values in zip(items, self._evaluator.evaluate([item.reading for item in items]), strict=True):
-            if item.why:
-                values = {key: msgspec.structs.replace(value, not_evaluated=item.why) for key, value in values.items()}
-            message = msgspec.structs.replace(item.message, values=values)
-            work.rows.append(EvaluationRow(item.room, message))
-            if item.fresh:
-                self._flagged.setdefault(item.room, []).append(message)
-                self._change(self.alerts.flagged(item.room, message, now), work)
+        for room, message, fresh in self._judging.judge():
+            work.rows.append(EvaluationRow(room, message))
+            if fresh:
+                self._flagged.setdefault(room, []).append(message)
+                self._change(self.alerts.flagged(room, message, now), work)
 
     # -- rooms, devices, alerts ------------------------------------------------------------------------------
 
@@ -315,7 +190,7 @@ class Pipeline:
             return
         if association is not None and not association.visit:
             association = None
-        if self._associations.learn(room, association, now=now, retained=message.retain):
+        if self._judging.associations.learn(room, association, now=now, retained=message.retain):
             self._change(self.alerts.visit_over(room), work)
 
     def _heard(self, heard: Sequence[Heard], now: Instant, work: Work) -> None:
@@ -369,8 +244,3 @@ class Pipeline:
         ]
         work.publish = packs + work.publish
         return work
-
-
-def _late(t: Instant, now: Instant) -> int:
-    seconds = (now - t) // NS
-    return seconds if seconds > LATE_S else 0

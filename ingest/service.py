@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from ingest.pipeline import Pipeline, Publication, Work
+from ingest.pipeline import Pipeline
 from ingest.rules import load_rules
 from ingest.store.contract import Store
 from ingest.store.sqlite import SqliteStore
+from ingest.work import Publication, Work
 from ingest.writer import Writer
 from vitals.broker import Message, Will
 from vitals.clock import NS, Clock
@@ -202,4 +203,5 @@ class Service:
             rules_hash=self._pipeline.rules.hash,
             profile=self._pipeline.rules.profile,
             refused=dict(self._pipeline.refused),
+            missing_s={key: round(seconds, 1) for key, seconds in self._pipeline.streams.missing().items()},
         )

@@ -8,8 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from ingest.pipeline import Work
 from ingest.store.contract import RowOutcome, Store, StoreDown
+from ingest.work import Work
 from vitals.broker import Message
 from vitals.clock import NS, Clock
 from vitals.log import Log

@@ -104,11 +104,12 @@ class Cuff:
         self.stored: deque[bytes] = deque(maxlen=MEMORY)
         """Readings no host has confirmed, oldest first."""
         self._in_flight = 0
-        self._measuring: tuple[Instant, Instant] | None = None
+        self._measuring: tuple[Instant, Instant, State] | None = None
         self._next_pressure = 0
         self._connected_at: Instant | None = None
         self._subscribed_at: Instant | None = None
         self._quiet_until = 0
+        """The last confirmation or the end of the rest after a link: neither hang up nor advertise right then."""
         self.table = _table(f"SIM{setup.seed % 10**8:08d}")
 
     @property
@@ -164,7 +165,8 @@ class Cuff:
         listening = self._subscribed_at is not None and until - self._subscribed_at >= LISTEN_NS
         unheard = self._connected_at is None and until - self._due > self._advertise
         if self._measuring is None and self._due <= until and (listening or unheard):
-            self._measuring = (until, until + self._inflate)
+            done = until + self._inflate
+            self._measuring = (until, done, self._setup.patient.at(self._setup.patient_s(done)))
             self._next_pressure = until
         sends = self._inflating(until) if self._measuring is not None else []
         if listening:
@@ -175,8 +177,7 @@ class Cuff:
 
     def _inflating(self, until: Instant) -> list[Send]:
         assert self._measuring is not None  # noqa: S101
-        begun, done = self._measuring
-        state = self._setup.patient.at(self._setup.patient_s(done))
+        begun, done, state = self._measuring
         sends = []
         while self._next_pressure < min(until, done):
             part = (self._next_pressure - begun) / self._inflate

@@ -11,6 +11,7 @@ rate, respiration rate; type 4, 19 bytes: 8 PPG s16 at 100 Hz, temperature s16, 
 respiration, heart rate, respiration rate, all s16. Boards send on their own and answer nothing.
 """
 
+from collections import deque
 from collections.abc import Callable
 from math import ceil
 from typing import Final, NamedTuple, TypeAlias
@@ -127,7 +128,9 @@ class OpenView:
         self.sent = 0
         """Samples sent, or skipped after a pause: the index of the next one."""
         self.skipped = 0
-        self._ppg_sent = 0
+        self._made = 0
+        self._ppg_made = 0
+        self._ready: deque[tuple[int, bytes]] = deque()
 
     def respond(self, chunk: Chunk) -> list[Send]:
         """The board listens to nobody."""
@@ -135,37 +138,61 @@ class OpenView:
 
     def advance(self, until: Instant) -> list[Send]:
         rate = self._source.rate_hz
-        due = int((until - self._setup.start) * rate / NS) // self._batch * self._batch
+        due = int((until - self._setup.start) * rate / NS)
         if due - self.sent > BEHIND_LIMIT_S * rate:
-            self.skipped += due - self.sent
-            self.sent = due
-            self._ppg_sent = int(due / rate * V5_PPG_HZ) // V5_BATCH * V5_BATCH
-        packets: list[bytes] = []
-        while self.sent < due:
-            # Cut at whole seconds, where the panel changes: the stream does not depend on how often we are asked.
-            second = int(self.sent // rate)
-            end = min(due, ceil((second + 1) * rate / self._batch) * self._batch)
-            samples = self._source.take(end - self.sent)
-            self.sent = end
-            packets += self._packets(samples, self._panel(float(second)))
-        return [Send(packet) for packet in packets]
+            self._skip(due)
+        while self._made < due and self._make_second():
+            pass
+        sends = []
+        while self._ready and self._ready[0][0] <= due:
+            sends.append(Send(self._ready.popleft()[1]))
+        self.sent = max(self.sent, min(due, self._made) // self._batch * self._batch)
+        return sends
+
+    def _skip(self, due: int) -> None:
+        aligned = due // self._batch * self._batch
+        self.skipped += aligned - self.sent
+        self.sent = self._made = aligned
+        self._ppg_made = int(aligned / self._source.rate_hz * V5_PPG_HZ) // V5_BATCH * V5_BATCH
+        self._ready.clear()
+
+    def _make_second(self) -> bool:
+        """Packets up to the next whole second, where the panel changes, each with the sample count that completes it.
+
+        Made in one go because a few numpy calls a second for each board are cheap and fifty are not.
+        """
+        rate = self._source.rate_hz
+        second = int(self._made // rate)
+        end = ceil((second + 1) * rate / self._batch) * self._batch
+        samples = self._source.take(end - self._made)
+        first = self._made
+        self._made += len(samples)
+        if self._board == "v5":
+            samples = samples.first(len(samples) // V5_BATCH * V5_BATCH)  # a recording may end in mid-packet
+        packets = self._packets(samples, self._panel(float(second)))
+        if packets:
+            self._ready.extend((first + (at + 1) * self._batch, packet) for at, packet in enumerate(packets))
+            if self._board == "v5":
+                self._add_ppg(first, samples, self._panel(float(second)))
+        return len(samples) > 0
 
     def _packets(self, samples: Samples, panel: Panel) -> list[bytes]:
         if self._board == "v4":
             return encode_v4(samples, panel)
-        if self._board == "ads1292r":
-            return encode_ads1292r(samples, panel)
-        return encode_v5_ekg(samples, panel) + self._ppg(samples, panel)
+        return encode_ads1292r(samples, panel) if self._board == "ads1292r" else encode_v5_ekg(samples, panel)
 
-    def _ppg(self, samples: Samples, panel: Panel) -> list[bytes]:
-        """The 100 Hz trace, taken from the nearest sample of the EKG's pace."""
-        due = int(self.sent / self._source.rate_hz * V5_PPG_HZ) // V5_BATCH * V5_BATCH
-        count, self._ppg_sent = due - self._ppg_sent, due
-        if count <= 0:
-            return []
+    def _add_ppg(self, first: int, samples: Samples, panel: Panel) -> None:
+        """The 100 Hz trace, taken from the nearest sample of the EKG's pace, between the EKG packets."""
+        due = int(self._made / self._source.rate_hz * V5_PPG_HZ) // V5_BATCH * V5_BATCH
+        count, self._ppg_made = due - self._ppg_made, due
         nearest = np.linspace(0, len(samples) - 1, count).round().astype(np.intp)
         trace = _s16((samples.ir[nearest] - 800_000) // 2)  # the app's s16 trace is without the level
-        return [encode_v5_ppg(trace[at : at + V5_BATCH], panel) for at in range(0, count, V5_BATCH)]
+        step = len(samples) * V5_BATCH / max(count, 1)
+        light = [
+            (first + ceil((at // V5_BATCH + 1) * step), encode_v5_ppg(trace[at : at + V5_BATCH], panel))
+            for at in range(0, count, V5_BATCH)
+        ]
+        self._ready = deque(sorted((*self._ready, *light), key=lambda entry: entry[0]))
 
     def _panel(self, t: float) -> Panel:
         state = self._setup.patient.at(t)

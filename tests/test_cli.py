@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 import typer.main
 
-from tests.parts import free_port
+from tests.parts import Mosquitto, free_port, needs
 from vitals import log
 from vitals.cli import app, main
 
@@ -125,8 +125,6 @@ def test_help_of_a_command(vitals: Vitals, command: str) -> None:
         assert len(re.findall(r"[A-Za-z]{2,}", row)) > 2, f"{option} has no explanation"
 
 
-# Waits on vitals/cli: rich reads `[simulate]` as markup and drops it. `\\[simulate]` in the docstring mends it.
-@pytest.mark.xfail(reason="vitals/cli: `[simulate]` is taken for markup and vanishes from the help", strict=True)
 def test_help_shows_what_stands_in_brackets(vitals: Vitals) -> None:
     assert "[simulate]" in vitals("simulate", "--help").stdout
 
@@ -211,17 +209,13 @@ def foreign(path: Path) -> None:
     db.close()
 
 
-# Waits on vitals/outbox.py: it switches the file to WAL before it looks whose it is.
-touched = pytest.mark.xfail(reason="vitals/outbox.py writes to another program's database", strict=True)
-
-
 @pytest.mark.parametrize(
     ("make", "command", "file"),
     [
         (rubbish, "ingest", "store.db"),
         (foreign, "ingest", "store.db"),
         (rubbish, "gateway", "outbox.db"),
-        pytest.param(foreign, "gateway", "outbox.db", marks=touched),
+        (foreign, "gateway", "outbox.db"),
     ],
 )
 def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path, vitals: Vitals, make, command: str, file: str) -> None:  # type: ignore[no-untyped-def]
@@ -283,3 +277,45 @@ def test_a_service_waits_for_the_broker_and_ends_when_told(tmp_path: Path, comma
         process.kill()
         process.wait()
     assert "Traceback" not in log.read_text()
+
+
+# -- check-config --live: everything tried, each failure with an exit code -------------------------------------------
+
+
+def test_live_check_names_a_serial_path_that_does_not_exist(tmp_path: Path, vitals: Vitals) -> None:
+    write(tmp_path, '[[gateway.devices]]\nname="m"\ndriver="ekg_openview"\nroom="1"\nport="/dev/no-such-line"\n')
+    error = refused(vitals("check-config", "--live"), 5)
+    assert "/dev/no-such-line" in error
+
+
+def test_live_check_names_a_broker_that_is_down(tmp_path: Path, vitals: Vitals) -> None:
+    write(tmp_path, f"[broker]\nport = {free_port()}\n")
+    error = refused(vitals("check-config", "--live"), 4)
+    assert "No MQTT broker at 127.0.0.1" in error
+
+
+@needs("mosquitto")
+@pytest.mark.broker
+def test_live_check_names_a_store_that_is_no_database(tmp_path: Path, vitals: Vitals, mosquitto: Mosquitto) -> None:
+    write(tmp_path, f'[broker]\nport = {mosquitto.port}\n[ingest]\nstore = {{ path = "store.db" }}\n')
+    rubbish(tmp_path / "store.db")
+    refused(vitals("check-config", "--live"), 3)
+
+
+@needs("mosquitto")
+@pytest.mark.broker
+def test_live_check_names_a_board_port_that_is_taken(tmp_path: Path, vitals: Vitals, mosquitto: Mosquitto) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        write(tmp_path, f"[broker]\nport = {mosquitto.port}\n[board]\nport = {other.getsockname()[1]}\n")
+        refused(vitals("check-config", "--live"), 6)
+
+
+@needs("mosquitto")
+@pytest.mark.broker
+def test_live_check_of_a_clinic_in_order(tmp_path: Path, vitals: Vitals, mosquitto: Mosquitto) -> None:
+    write(tmp_path, f"[broker]\nport = {mosquitto.port}\n[board]\nport = {free_port()}\n")
+    run = vitals("check-config", "--live")
+    assert run.returncode == 0, run.stderr
+    assert "accepts us" in run.stdout

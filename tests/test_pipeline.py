@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.admission import OBSERVATIONS, STRIPS
-from ingest.pipeline import Pipeline, Work
+from ingest.pipeline import Pipeline
 from ingest.rules import load_rules
 from ingest.store.contract import EvaluationRow, EventRow, ObservationRow, StripRow
+from ingest.work import Work
 from tests.ingest_making import T0, adult, bp, event, observation, q, strip
 from tests.test_ekg_simple import beating
 from vitals.clock import NS

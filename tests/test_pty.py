@@ -143,7 +143,7 @@ def test_serve_asks_and_answers(tmp_path: Path) -> None:
         stop = asyncio.Event()
         async with PtyLine(tmp_path / "meter") as line:
             with open_port(line.link) as port:
-                task = asyncio.create_task(serve(line, Parrot(), SystemClock(), stop))
+                task = asyncio.create_task(serve([(line, Parrot())], SystemClock(), stop))
                 assert await asyncio.to_thread(port.read, 6) == b"hello "
                 port.write(b"polly")
                 assert await asyncio.to_thread(port.read, 5) == b"POLLY"

@@ -119,7 +119,7 @@ def test_mean_pressure_floor(mean: int, expected: str) -> None:
         (139, 89, "normal"), (140, 89, "abnormal"), (141, 89, "abnormal"),
         (139, 90, "abnormal"), (159, 109, "abnormal"), (160, 109, "critical"), (161, 90, "critical"),
         (150, 109, "abnormal"), (150, 110, "critical"), (150, 111, "critical"), (125, 78, "normal"),
-        (89, 60, "abnormal"),
+        (89, 60, "abnormal"), (90, 60, "normal"), (91, 60, "normal"),
     ],
 )  # fmt: skip
 def test_pregnancy_has_its_own_limits(systolic: int, diastolic: int, expected: str) -> None:
@@ -142,7 +142,8 @@ def test_in_a_clinic_a_low_pressure_in_pregnancy_is_never_normal_without_a_rule(
     ("age", "systolic", "expected"),
     [(17, 185, "H bp.sbp.stage2"), (18, 185, "HH bp.sbp.severe"), (13, 130, "A bp.sbp.stage1"),
      (12, 150, "(no rule for this patient)"), (12, 85, "L bp.sbp.low.over10"), (9, 85, "(no rule for this patient)"),
-     (17, 89, "L bp.sbp.low.over10"), (17, 110, "N"), (18, 89, "L bp.sbp.low"), (17, 79, "L bp.sbp.low.over10")],
+     (17, 89, "L bp.sbp.low.over10"), (17, 90, "N"), (10, 90, "(no rule for this patient)"),
+     (17, 110, "N"), (18, 89, "L bp.sbp.low"), (17, 79, "L bp.sbp.low.over10")],
 )  # fmt: skip
 def test_birthdays_decide(age: int, systolic: float, expected: str) -> None:
     assert seen(judge({"bp_sys": q(systolic)}, adult(age))["bp_sys"]) == expected

@@ -22,6 +22,8 @@ from vitals.log import Log
 
 KEEPALIVE_S: Final = 10
 RECONNECT_MAX_S: Final = 4
+MAX_QUEUED: Final = 20_000
+"""Messages taken from the network and not yet from us. QoS 1 is bounded by the receive maximum; this bounds QoS 0."""
 SESSION_EXPIRY_S: Final = 3600
 """How long the broker queues for a persistent client that is away: as long as an observation is worth sending."""
 _log = Log("broker")
@@ -77,6 +79,8 @@ class Broker:
         self.connected = False
         self.fault = "not connected yet"
         """Why there is no connection, for people; empty while connected."""
+        self.dropped = 0
+        """Messages for eyes only (QoS 0) that came while the reader was too far behind."""
         self._connection = 0
         self._arrived = threading.Condition()
         self._messages: deque[Message] = deque()
@@ -185,7 +189,10 @@ class Broker:
             self.on_connect()
 
     def _on_connect_fail(self, _client: mqtt.Client, _data: Any) -> None:
-        self.fault = f"nothing listens at {self._where.host}:{self._where.port}, or it cannot be reached"
+        fault = f"nothing listens at {self._where.host}:{self._where.port}, or it cannot be reached"
+        if fault != self.fault:  # once, not for each of the attempts that follow
+            _log.error("no broker, trying again for ever", found=fault, do="start the broker, or correct [broker]")
+        self.fault = fault
 
     def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         was = self.connected
@@ -198,6 +205,9 @@ class Broker:
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         with self._arrived:
+            if len(self._messages) >= MAX_QUEUED and not message.qos:
+                self.dropped += 1
+                return
             body = bytes(message.payload)
             self._messages.append(
                 Message(message.topic, body, message.retain, message.qos, message.mid, self._connection)

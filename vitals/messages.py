@@ -164,6 +164,8 @@ class IngestStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     profile: str = ""
     refused: dict[str, int] = {}
     """Messages refused since the start, by reason."""
+    missing_s: dict[str, float] = {}
+    """Seconds of a signal that were never received since the start, by gateway/device/metric."""
 
 
 Level: TypeAlias = Literal["normal", "notice", "abnormal", "critical"]

@@ -81,8 +81,6 @@ class Outbox:
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if version == 0 and tables == 0:
@@ -94,6 +92,9 @@ class Outbox:
         if verdict != "ok":
             db.close()
             raise sqlite3.DatabaseError(f"damaged: {verdict}")
+        # Only now: nothing of another program's file has been touched before.
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
         return db
 
     def stamp(self) -> tuple[str, int]:

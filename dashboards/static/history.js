@@ -2,10 +2,11 @@
 import { span } from "./cell.js";
 import { RANK, levelClass, mark, state, text } from "./state.js";
 import * as time from "./time.js";
+import { trends } from "./trend.js";
 
 const MAX_ROWS = 40;
 
-export async function readings(room, table, trends, wanted) {
+export async function readings(room, table, curves, wanted) {
   let answer;
   try {
     const response = await fetch(`/api/rooms/${encodeURIComponent(room)}/trend?m=30`);
@@ -16,6 +17,8 @@ export async function readings(room, table, trends, wanted) {
     return;
   }
   if (!wanted()) return;
+  curves.replaceChildren(...trends(answer));
+  curves.hidden = curves.children.length === 0;
   const spot = answer.readings.filter((one) => state.metrics[one.k]?.pace === "episodic" || RANK[one.lv ?? "normal"] >= 2);
   const rows = spot.reverse().slice(0, MAX_ROWS).map(line);
   const body = document.createElement("table");

@@ -81,14 +81,14 @@ export class Panel {
     const scale = span("scale", "");
     const veil = block("veil", span("tag", ""), span("ago", ""));
     const mv = block("mv");
-    const parts = { reasons: block("card reasons"), devices: block("card"), history: block("card history"), trends: block("trends") };
+    const parts = { reasons: block("card reasons"), devices: block("card"), history: block("card history"), trends: block("card trends") };
     const body = block("panel-body",
       span("", "Readings", "h3"), block("card", block("cells", ...cells.map((cell) => cell.root))),
       span("", "EKG", "h3"), block("card", block("well", canvas, scale, mv, veil)),
-      parts.trends,
+      span("", "Last 30 minutes", "h3"), parts.trends,
       span("", "How each number was judged", "h3"), parts.reasons,
       span("", "Devices", "h3"), parts.devices,
-      span("", "Last 30 minutes", "h3"), parts.history);
+      span("", "Readings of the last 30 minutes", "h3"), parts.history);
     const head = this.head(room.title || room.id, "", "");
     this.show(from, `Room ${room.title || id}`, (now) => this.paintRoom(id, now, { head, cells, parts, veil, canvas, mv }), head, body);
     this.id = id;

@@ -1,5 +1,44 @@
-// One ring a room, and the binary frames that fill them (layout: dashboards/frames.py).
-import { Ring } from "./sweep.js";
+// A ring of timed samples for each room, and the binary frames that fill them (layout: dashboards/frames.py).
+
+export const SIZE = 8192;
+export const LEAD_OFF = 1;
+export const ARTEFACT = 2;
+export const GAP = 8;
+
+export class Ring {
+  constructor() {
+    this.values = new Int16Array(SIZE);
+    this.times = new Float64Array(SIZE);
+    this.flags = new Uint8Array(SIZE);
+    this.count = 0;
+    this.last = 0; // server ms of the newest sample
+    this.step = 4; // ms between samples
+  }
+
+  push(t0, rate, values, flags) {
+    this.step = 1000 / rate;
+    for (let i = 0; i < values.length; i += 1) {
+      const t = t0 + i * this.step;
+      if (t <= this.last) continue; // the fitted line stepped back: never draw two samples at one place
+      const at = this.count % SIZE;
+      this.values[at] = values[i];
+      this.times[at] = t;
+      this.flags[at] = flags & (i === 0 ? 255 : ~GAP);
+      this.count += 1;
+      this.last = t;
+    }
+  }
+
+  // Other counts a step, or another source: old samples mean nothing beside new ones.
+  clear() {
+    this.count = 0;
+    this.last = 0;
+  }
+
+  first() {
+    return Math.max(0, this.count - SIZE);
+  }
+}
 
 const rings = new Map();
 

@@ -1,11 +1,8 @@
-// The EKG: a ring of timed samples a room, and an erase-bar sweep that draws each sample at its own time.
+// The EKG: an erase-bar sweep that draws each sample of a ring at its own time.
 // Missing samples are a gap. The bar goes on without frames and wipes what is old.
+import { ARTEFACT, GAP, LEAD_OFF, SIZE } from "./rings.js";
 import * as time from "./time.js";
 
-const SIZE = 8192;
-export const LEAD_OFF = 1;
-export const ARTEFACT = 2;
-const GAP = 8;
 const PLAYOUT_MS = 280; // one 100 ms frame and its jitter
 const BAR_PX = 14;
 const BAR_S = 0.18;
@@ -13,41 +10,6 @@ const BASELINE = 0.72; // of the height
 const CALM_MS = 16000; // before the gain goes up again
 const LOOK_MS = 4000;
 const GAINS = [20, 10, 5, 2.5]; // mm/mV
-
-export class Ring {
-  constructor() {
-    this.values = new Int16Array(SIZE);
-    this.times = new Float64Array(SIZE);
-    this.flags = new Uint8Array(SIZE);
-    this.count = 0;
-    this.last = 0; // server ms of the newest sample
-    this.step = 4; // ms between samples
-  }
-
-  push(t0, rate, values, flags) {
-    this.step = 1000 / rate;
-    for (let i = 0; i < values.length; i += 1) {
-      const t = t0 + i * this.step;
-      if (t <= this.last) continue; // the fitted line stepped back: never draw two samples at one place
-      const at = this.count % SIZE;
-      this.values[at] = values[i];
-      this.times[at] = t;
-      this.flags[at] = flags & (i === 0 ? 255 : ~GAP);
-      this.count += 1;
-      this.last = t;
-    }
-  }
-
-  // Other counts a step, or another source: old samples mean nothing beside new ones.
-  clear() {
-    this.count = 0;
-    this.last = 0;
-  }
-
-  first() {
-    return Math.max(0, this.count - SIZE);
-  }
-}
 
 export const mm = () => parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--mm")) || 3.78;
 

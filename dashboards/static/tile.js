@@ -1,7 +1,7 @@
 // <room-tile>: one room of the grid, built once from the template.
 import { Cell, set } from "./cell.js";
-import { ring } from "./rings.js";
-import { ARTEFACT, LEAD_OFF, Sweep } from "./sweep.js";
+import { ARTEFACT, LEAD_OFF, ring } from "./rings.js";
+import { Sweep } from "./sweep.js";
 import { cellView, down, ekgView, roomState, state, vacant } from "./state.js";
 import * as time from "./time.js";
 

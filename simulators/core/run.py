@@ -41,10 +41,7 @@ async def run(settings: Simulate, clock: Clock, stop: asyncio.Event, *, zone: tz
         lines = [(await stack.enter_async_context(PtyLine(Path(d.link))), s) for d, s in made if d.link]
         for device, _ in made:
             _log.info("simulated device", kind=device.kind, room=device.room, at=device.link or device.address)
-        async with asyncio.TaskGroup() as group:
-            for line, simulator in lines:
-                group.create_task(serve(line, simulator, clock, stop))
-            await stop.wait()
+        await serve(lines, clock, stop)
 
 
 async def _go_on_air(

@@ -30,6 +30,10 @@ class Samples(msgspec.Struct, frozen=True, eq=False):
     def __len__(self) -> int:
         return len(self.ekg)
 
+    def first(self, count: int) -> "Samples":
+        """The first `count` of them."""
+        return Samples(self.ekg[:count], self.resp[:count], self.ir[:count], self.red[:count])
+
 
 class SampleSource(Protocol):
     """Samples in order, each once."""

@@ -18,7 +18,9 @@ from vitals.log import Log
 from vitals.model import Chunk, Send
 
 TICK_S: Final = 0.05
-"""How often a device may act; a cuff sends a few values a second."""
+"""How often a connected device may act; a cuff sends a few values a second."""
+IDLE_TICK_S: Final = 0.2
+"""How often a device without a host looks whether it wants to advertise."""
 ADVERTISING_MS: Final = 50
 ADVERTISEMENT_LIMIT: Final = 31
 """Bytes of a legacy advertisement; scan responses are not carried by the simulated link."""
@@ -145,7 +147,7 @@ class Peripheral:
                 for send in answers + self.device.advance(self._clock.now()):
                     await self._put(send)
                 await self._steer()
-                await asyncio.sleep(TICK_S)
+                await asyncio.sleep(IDLE_TICK_S if self._connection is None else TICK_S)
         finally:
             self._hub.remove_controller(self._controller)
 

@@ -17,18 +17,19 @@ import select
 import struct
 import termios
 import tty
+from collections.abc import Sequence
 from fcntl import ioctl
 from pathlib import Path
 from typing import Final, Self
 
 from simulators.core.contract import Simulator
-from vitals.clock import Clock
+from vitals.clock import Clock, Instant
 from vitals.errors import VitalsError
 from vitals.model import Chunk, Send
 
 READ_SIZE: Final = 4_096
-TICK_S: Final = 0.02
-"""How often the line is served: 2 or 3 samples of 125 Hz at once, and the time a meter takes to answer."""
+TICK_S: Final = 0.04
+"""How often the lines are served: 5 samples of 125 Hz at once, and the time a meter takes to answer."""
 ROOM_POLL_S: Final = 0.001
 SETTLE_S: Final = 0.3
 """A new reader that does not flush its input within this time is taken to be one that does not."""
@@ -184,16 +185,16 @@ class PtyLine:
                 return
 
 
-async def serve(line: PtyLine, simulator: Simulator, clock: Clock, stop: asyncio.Event) -> None:
-    """Run one simulated device on an open line in real time, until `stop` is set."""
+async def serve(lines: Sequence[tuple[PtyLine, Simulator]], clock: Clock, stop: asyncio.Event) -> None:
+    """Run simulated devices on open lines in real time, until `stop` is set. One wake-up serves them all."""
     while not stop.is_set():
-        line.write(b"".join(send.data for send in turn(line, simulator, clock)))
+        for line, simulator in lines:
+            line.write(b"".join(send.data for send in turn(line, simulator, clock.now())))
         await asyncio.sleep(TICK_S)
 
 
-def turn(line: PtyLine, simulator: Simulator, clock: Clock) -> list[Send]:
+def turn(line: PtyLine, simulator: Simulator, now: Instant) -> list[Send]:
     """What the device has to say now: answers to what the host wrote, then what time brought."""
-    now = clock.now()
     data = line.read()
     answers = simulator.respond(Chunk(data, now)) if data else []
     return answers + simulator.advance(now)

@@ -255,6 +255,18 @@ class Clinic:
             glu = {"glu": value("glu", spec.glu, spec.glu_flag, limit="< 54 mg/dL" if spec.glu_flag == "LL" else "")}
             yield flagged(room, now - minutes[2] * 60 * NS, glu, device="glucometer")
 
+    def past(self, now: Instant) -> Iterator[Out]:
+        """Half an hour of continuous values of room 3, with a pause, for the trends."""
+        for seconds in range(1795, 5, -6):
+            if 700 < seconds < 900:
+                continue
+            wave = round(4 * math.sin(seconds / 150) + 1.5 * math.sin(seconds / 23))
+            values = {"hr_ekg": value("hr_ekg", 77 + wave), "rr": value("rr", 16 + round(wave / 4))}
+            yield flagged("3", now - seconds * NS, values, derived=True)
+            flag = "L" if 1200 < seconds < 1300 else "N"
+            spo2 = {"spo2": value("spo2", 91 if flag == "L" else 98 + round(wave / 5), flag)}
+            yield flagged("3", now - seconds * NS, spo2, device="oximeter")
+
     def _alerts(self, now: Instant) -> Iterator[Out]:
         if self.rooms < 16:
             return

@@ -27,14 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"{CHROMIUM} is not installed"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """Ended with this folder: while playwright runs, its loop owns the thread and asyncio.run() is refused."""
     with sync_playwright() as playwright, chromium(playwright, tmp_path_factory.mktemp("profile")) as context:
         context.add_init_script(WATCH)
         yield context
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def boards() -> Iterator[Callable[..., Server]]:
     """Starts boards, each kind once, and ends them all."""
     started: dict[tuple[Any, ...], Server] = {}

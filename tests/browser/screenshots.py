@@ -44,7 +44,7 @@ def main(out: Path) -> None:
             desk.click("room-tile[data-room='3'] .open")
             desk.wait_for_timeout(SETTLE_MS)
             desk.screenshot(path=out / "board-detail-light.png")
-            desk.locator("#panel").evaluate("panel => panel.scrollTo(0, 720)")
+            desk.locator("#panel").evaluate("panel => panel.scrollTo(0, 420)")
             desk.wait_for_timeout(300)
             desk.screenshot(path=out / "board-detail-devices-light.png")
             desk.locator("#panel").evaluate("panel => panel.scrollTo(0, 99999)")

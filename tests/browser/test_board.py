@@ -165,6 +165,7 @@ def test_every_state_has_its_class_text_and_shape(page: Page, server: Server) ->
     expect(page.locator("#panel")).to_contain_text("not checked: body site is not known")
     expect(page.locator("#panel")).to_contain_text("rule glu-ll")
     expect(page.locator("#panel .history")).to_contain_text("Glucose")
+    expect(page.locator("#panel svg.trend").first).to_be_visible()
 
 
 def test_values_age_by_server_time_alone(browser: BrowserContext, page: Page, server: Server) -> None:

@@ -15,6 +15,7 @@ app = typer.Typer(
     name="vitals",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # square brackets in help texts are sections of the settings file
     pretty_exceptions_enable=False,
     help="Exam-room device readings, from the device's bytes to a live board. Not a medical device; no diagnosis.",
 )
@@ -90,7 +91,7 @@ def replay(
     from vitals.cli import wiring
 
     log.set_up(log_level)
-    asyncio.run(wiring.until_signal(lambda stop: wiring.run_replay(record, link, lead, speed, stop)))
+    asyncio.run(wiring.until_signal(lambda stop: wiring.run_replay(record, link.absolute(), lead, speed, stop)))
 
 
 @app.command()
@@ -110,12 +111,21 @@ def demo(
 
 
 @app.command("check-config")
-def check_config(config: Config = DEFAULT) -> None:
+def check_config(
+    config: Config = DEFAULT,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also try it: the serial paths, the broker, the store, the board's port.")
+    ] = False,
+) -> None:
     """Check the settings whole, without starting anything."""
-    from vitals.cli import wiring
+    from vitals.cli import live_check, wiring
 
-    for line in wiring.check(wiring.settings_at(config)):
+    settings = wiring.settings_at(config)
+    for line in wiring.check(settings):
         print(line)
+    if live:
+        for line in live_check.run(settings):
+            print(line)
     print(f"{config}: in order")
 
 

@@ -1,7 +1,7 @@
 """The demo's broker: mosquitto where it is on PATH, else the one embedded in the `iotcore` wheel. Loopback only.
 
 Either keeps messages in memory at most: the outbox keeps what has no receipt, and every owner of retained topics
-publishes them again on each connect. For anything but the demo install mosquitto; see docs/install.md.
+publishes them again on each connect. For all but the demo install mosquitto; docker-compose.yml has its settings.
 """
 
 import shutil

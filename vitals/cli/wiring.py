@@ -23,9 +23,11 @@ from vitals.broker import Broker, Will
 from vitals.clock import Instant, SystemClock
 from vitals.driver import Driver
 from vitals.errors import SettingsError, VitalsError
+from vitals.log import Log
 from vitals.messages import FlaggedMessage
 
 CLOCK = SystemClock()
+_log = Log("wiring")
 
 
 def make_broker(
@@ -51,8 +53,11 @@ def make_broker(
 
 
 def load_drivers() -> dict[str, Driver]:
-    """Every driver that loads; a plug-in that does not is an error here, where a person sees it."""
-    return registry.load_all()
+    """Every driver that loads. A plug-in that does not is reported, and costs only its own devices."""
+    found = registry.load_all()
+    for failure in found.failures:
+        _log.error("plug-in not loaded", reason=failure)
+    return found
 
 
 def make_backend(ble: conf.Ble) -> Backend:
@@ -138,7 +143,7 @@ async def run_replay(record: Path, link: Path, lead: int, speed: float, stop: as
     timebase = "arrival" if speed == 1 else "samples"
     print(
         _REPLAY_DEVICE.format(
-            link=link.absolute(), timebase=timebase, rate=source.rate_hz, uv=source.uv_per_count, lead=source.lead
+            link=link, timebase=timebase, rate=source.rate_hz, uv=source.uv_per_count, lead=source.lead
         ),
         flush=True,
     )
@@ -151,7 +156,8 @@ async def run_replay(record: Path, link: Path, lead: int, speed: float, stop: as
     print(f"{counts.samples} samples in {counts.frames} frames, {counts.bytes} bytes sent")
     if not counts.complete:
         raise VitalsError(
-            "The replay was stopped before its end.", expected=f"{len(source.counts)} samples", found=f"{counts.samples} sent",
+            "The replay was stopped before its end.", expected=f"{len(source.counts)} samples",
+            found=f"{counts.samples} sent",
             do="Start it again to play the record from its beginning.",
         )  # fmt: skip
 

@@ -1,0 +1,48 @@
+"""What a batch of messages comes to: rows to store, messages to publish, outbox rows that wait for an answer."""
+
+from typing import NamedTuple, Protocol
+
+from ingest.store.contract import Row
+from vitals.messages import OutcomeWord
+
+
+class Incoming(Protocol):
+    """What is used of a broker's message."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def retain(self) -> bool: ...
+
+
+class Publication(NamedTuple):
+    """A message to publish with QoS 1. An empty retained payload ends what was retained."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    expiry_s: int | None = None
+    content_type: str = ""
+
+
+class Claim(NamedTuple):
+    """An outbox row that waits for its outcome: that of `rows[row]`, or, without a row, the one given."""
+
+    gateway: str
+    epoch: str
+    seq: int
+    row: int | None
+    outcome: OutcomeWord = "refused"
+    reason: str = ""
+
+
+class Work:
+    """What a batch comes to. `loose`: numbers of the messages whose rows no outbox keeps."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.claims: list[Claim] = []
+        self.publish: list[Publication] = []
+        self.loose: set[int] = set()

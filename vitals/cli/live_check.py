@@ -1,0 +1,58 @@
+"""`vitals check-config --live`: tries what the settings name, as a person would before opening the clinic's doors.
+
+The services themselves do not end when a line or the broker is away: a gateway goes on reading into its outbox, a
+board goes on saying what is wrong. This is the command that ends with an exit code.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ingest.store.sqlite import SqliteStore
+from vitals import settings as conf
+from vitals.cli import wiring
+from vitals.cli.demo import require_free
+from vitals.errors import DeviceError
+
+BROKER_S: Final = 5.0
+
+
+def run(settings: conf.Settings) -> Iterator[str]:
+    """One line for each thing that works. Raises the VitalsError of the first that does not."""
+    for device in settings.gateway.devices:
+        if device.port:
+            _line(device)
+            yield f"serial line {device.port} ({device.name}) can be opened"
+    broker = wiring.make_broker(settings, "check")
+    broker.start()
+    try:
+        broker.require(BROKER_S)
+    finally:
+        broker.stop()
+    yield f"broker {settings.broker.host}:{settings.broker.port} accepts us"
+    path = Path(settings.ingest.store.path)
+    if path.exists():
+        store = SqliteStore(path, read_only=True)
+        yield f"store {path} is in order: {store.store_id}"
+        store.close()
+    else:
+        yield f"store {path} will be made"
+    require_free(settings.board.port, "board.port")
+    yield f"board port {settings.board.port} is free"
+
+
+def _line(device: conf.Device) -> None:
+    if "://" in device.port:
+        return
+    path = Path(device.port)
+    if not path.exists():
+        raise DeviceError(
+            f"The serial line of {device.name!r} is not there.", expected=f"the path {path}", found="no such path",
+            do="Plug the adapter in, or correct `port`; `ls /dev/serial/by-id` shows what there is.",
+        )  # fmt: skip
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise DeviceError(
+            f"The serial line of {device.name!r} may not be used.", expected=f"permission to read and write {path}",
+            found="permission denied", do="Add the user to the group that owns it (Debian: dialout).",
+        )  # fmt: skip
