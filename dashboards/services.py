@@ -147,6 +147,7 @@ class Services:
             "ingest": None if status is None else {
                 "online": status.online, "since": ms(status.since), "store_fault": status.store_fault,
                 "profile": status.profile, "rules": status.rules_hash, "refused": status.refused,
+                "missing": status.missing_s,
             },
             "gateways": [
                 {

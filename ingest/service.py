@@ -30,6 +30,8 @@ TAKE_S: Final = 0.05
 TICK_S: Final = 0.5
 STATUS_S: Final = 1.0
 """Counts are published at most so often; a fault of the store at once."""
+BEAT_S: Final = 10.0
+"""Said again so often though nothing changed: a hung ingest is then known by its silence."""
 REMEMBERED: Final = 100_000
 """Ids read from the store at the start, so that resent readings are not shown and alarmed again."""
 MAX_UNSENT: Final = 1000
@@ -119,6 +121,7 @@ class Service:
         self._unsent: deque[Publication] = deque(maxlen=MAX_UNSENT)
         self._tick_at = 0
         self._status_at = 0
+        self._beat_at = 0
         self._said: IngestStatus | None = None
 
     def serve(self, stop: threading.Event) -> None:
@@ -187,8 +190,9 @@ class Service:
         status = self._status(online=True)
         now = self._clock.monotonic()
         urgent = self._said is None or self._said.store_fault != status.store_fault
-        if urgent or (status != self._said and now >= self._status_at):
+        if urgent or now >= self._beat_at or (status != self._said and now >= self._status_at):
             self._status_at = now + round(STATUS_S * NS)
+            self._beat_at = now + round(BEAT_S * NS)
             if self._broker.publish(self._pipeline.topics.ingest_status, encode(status), qos=1, retain=True):
                 self._said = status
 

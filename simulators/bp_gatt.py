@@ -4,8 +4,6 @@ Every `interval_s` it wakes, advertises, and takes a reading once a host has sub
 while it inflates), then indicates it on 2A35 and hangs up. A reading that no host confirmed stays in its memory and is
 sent again at the next connection, oldest first, as real cuffs do; when nobody comes it measures all the same.
 
-2A35 (BLS 1.1.1): flags u8 (bit 0 kPa, 1 time stamp, 2 pulse, 3 user, 4 status) | systolic, diastolic, MAP SFLOAT |
-date time 7 | pulse SFLOAT | user u8 | status u16. 2A36 has the same order: pressure, then two unused SFLOATs (NaN).
 A failed run sends flags 16, all values NaN and status 0 although the display shows Err (public captures).
 """
 
@@ -13,16 +11,16 @@ from collections import deque
 from datetime import datetime, timedelta
 from typing import Final
 
-import msgspec
 import numpy as np
 
+from simulators.core.blood_pressure import NAN, Reading, encode_cuff_pressure, pressure, wire_time
 from simulators.core.gatt import AttError, Characteristic, Property, Service
 from simulators.core.physiology import State
 from simulators.core.registry import Setup, SimulatedKind
 from vitals.clock import NS, Instant, to_datetime
 from vitals.driver import Option
 from vitals.model import Chunk, Send, Validity
-from vitals.wire import MedFloat, WireDateTime, encode_sfloat
+from vitals.wire import MedFloat, WireDateTime
 
 MEASUREMENT: Final = "2a35"
 CUFF_PRESSURE: Final = "2a36"
@@ -38,49 +36,6 @@ IDLE_NS: Final = 30 * NS
 RETRY_NS: Final = 5 * NS
 INVALID_LENGTH: Final = 0x0D
 _READ: Final = Property.READ
-_NAN: Final = MedFloat(0, 0, Validity.NOT_A_NUMBER)
-_PER_KPA: Final = 7.50062
-"""mmHg in a kPa."""
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """One 2A35 value: pressures in the stated unit, None sent as NaN."""
-
-    sys: MedFloat
-    dia: MedFloat
-    map: MedFloat
-    kpa: bool = False
-    stamp: WireDateTime | None = None
-    pulse: MedFloat | None = None
-    user: int | None = None
-    status: int | None = None
-
-    def encode(self) -> bytes:
-        """The characteristic's value. Raises ValueError when a number does not fit an SFLOAT."""
-        optional = (self.stamp, self.pulse, self.user, self.status)
-        flags = int(self.kpa) | sum(2 << bit for bit, field in enumerate(optional) if field is not None)
-        value = bytes([flags]) + b"".join(encode_sfloat(number) for number in (self.sys, self.dia, self.map))
-        value += self.stamp.encode() if self.stamp is not None else b""
-        value += encode_sfloat(self.pulse) if self.pulse is not None else b""
-        value += bytes([self.user]) if self.user is not None else b""
-        return value + (self.status.to_bytes(2, "little") if self.status is not None else b"")
-
-
-def pressure(mmhg: float, *, kpa: bool) -> MedFloat:
-    """As cuffs resolve it: whole mmHg, or tenths of a kPa."""
-    if kpa:
-        return MedFloat(round(mmhg / _PER_KPA * 10), -1, Validity.VALID)
-    return MedFloat(round(mmhg), 0, Validity.VALID)
-
-
-def encode_cuff_pressure(mmhg: float, *, kpa: bool = False) -> bytes:
-    """A 2A36 value without optional fields."""
-    return bytes([int(kpa)]) + encode_sfloat(pressure(mmhg, kpa=kpa)) + encode_sfloat(_NAN) * 2
-
-
-def wire_time(moment: datetime) -> WireDateTime:
-    """A wall time as GATT Date Time."""
-    return WireDateTime(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second)
 
 
 class Cuff:
@@ -194,7 +149,7 @@ class Cuff:
         kpa = self._kpa
         stamp = wire_time(self._wall(at)) if options["stamp"] else None
         if self._rng.random() < float(options["fail_rate"]):
-            return Reading(_NAN, _NAN, _NAN, kpa, stamp, _NAN, None, 0)
+            return Reading(NAN, NAN, NAN, kpa, stamp, NAN, None, 0)
         moved = self._rng.random() < float(options["motion_rate"])
         # Oscillometry repeats to a few mmHg on one arm.
         error = self._rng.normal(0.0, 1.5, 2)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,10 +17,12 @@ from simulators.core.gatt import AttError, Characteristic, Property, Service
 from simulators.links.air import Peripheral, air_backends, on_air
 from simulators.links.air_hub import Hub
 from vitals.clock import SystemClock
+from vitals.errors import VitalsError
 from vitals.model import Chunk, Send
 
 pytestmark = pytest.mark.air
 
+ROOT = Path(__file__).parents[1]
 ADDRESS = "C0:11:22:33:44:55"
 SERVICE = "00001810-0000-1000-8000-00805f9b34fb"
 MEASUREMENT = "00002a35-0000-1000-8000-00805f9b34fb"
@@ -334,5 +337,85 @@ def test_a_host_that_talks_rubbish_is_cut_off(tmp_path: Path) -> None:
             assert await asyncio.wait_for(reader.read(), 5) == b""
             writer.close()
             await until(lambda: hub.controller_count == 0)
+
+    run(story())
+
+
+def test_a_failing_device_ends_the_air_loudly(tmp_path: Path) -> None:
+    class Broken(Box):
+        def advance(self, until: int) -> list[Send]:
+            raise RuntimeError("broken simulator")
+
+    async def story() -> None:
+        with pytest.raises(ExceptionGroup) as failed:
+            async with box_on_air(tmp_path, Broken()):
+                await asyncio.sleep(5)
+        assert failed.group_contains(RuntimeError, match="broken simulator")
+
+    run(story())
+
+
+def test_names_that_do_not_fit_and_paths_too_long_are_refused(tmp_path: Path) -> None:
+    async def story() -> None:
+        box = Box()
+        box.name = "a name too long for thirty-one bytes"
+        with pytest.raises(ValueError, match="31 fit"):
+            async with box_on_air(tmp_path, box):
+                pass
+        with pytest.raises(VitalsError, match="too long"):
+            async with Hub(tmp_path / ("x" * 120)):
+                pass
+
+    run(story())
+
+
+def test_the_blocks_own_failure_comes_out_unchanged(tmp_path: Path) -> None:
+    async def story() -> None:
+        with pytest.raises(KeyError, match="mine"):
+            async with box_on_air(tmp_path, Box()):
+                raise KeyError("mine")
+
+    run(story())
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from simulators.links.air import on_air
+from tests.test_air import ADDRESS, Box
+from vitals.clock import SystemClock
+
+async def main():
+    async with on_air(Path(sys.argv[1]), {ADDRESS: Box(b"x")}, SystemClock()):
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_killed_air_process_is_seen_and_a_new_one_is_joined(tmp_path: Path) -> None:
+    socket = tmp_path / "air.sock"
+    client, _ = air_backends(socket)
+
+    async def story() -> None:
+        for _ in range(2):  # the second finds the dead socket file of the first
+            child = await asyncio.create_subprocess_exec(sys.executable, "-c", CHILD, str(socket), cwd=ROOT)
+            try:
+                ended = asyncio.Event()
+                host = BleakClient(ADDRESS, lambda _client, ended=ended: ended.set(), timeout=10, backend=client)
+                for _attempt in range(100):
+                    try:
+                        await host.connect()
+                        break
+                    except BleakBluetoothNotAvailableError:
+                        await asyncio.sleep(0.1)
+                assert await host.read_gatt_char(NAME) == b"simulated"
+            finally:
+                child.kill()
+                await child.wait()
+            await asyncio.wait_for(ended.wait(), 5)
+            with pytest.raises(BleakError):
+                await host.read_gatt_char(NAME)
+            await host.disconnect()
 
     run(story())

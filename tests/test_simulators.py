@@ -14,7 +14,8 @@ import pytest
 import serial
 from bleak import BleakClient, BleakScanner
 
-from simulators.bp_gatt import Cuff, Reading, encode_cuff_pressure
+from simulators.bp_gatt import Cuff
+from simulators.core.blood_pressure import Reading, encode_cuff_pressure
 from simulators.core.gatt import AttError
 from simulators.core.mischief import Mischief, parse_rates
 from simulators.core.physiology import Physiology, Profile

@@ -25,9 +25,10 @@ from bleak.backends.client import BaseBleakClient
 from bleak.backends.scanner import BaseBleakScanner
 
 from simulators.core.gatt import GattDevice
-from simulators.links.air_bleak import AirClient, AirScanner
+from simulators.links.air_client import AirClient
 from simulators.links.air_hub import Hub
 from simulators.links.air_peripheral import Peripheral
+from simulators.links.air_scanner import AirScanner
 from vitals.clock import Clock
 
 __all__ = ["AirClient", "AirScanner", "Hub", "Peripheral", "air_backends", "on_air", "run_peripherals"]
@@ -44,17 +45,22 @@ async def on_air(socket_path: Path, devices: Mapping[str, GattDevice], clock: Cl
     """The medium at `socket_path` with `devices` by Bluetooth address on it, while the block runs.
 
     Raises VitalsError when the socket cannot be made, ValueError when an address is malformed or an advertisement too
-    long. A device that fails raises out of the block.
+    long. A device that fails ends the block with an ExceptionGroup.
     """
     async with Hub(socket_path) as hub:
         peripherals = [Peripheral(device, address, clock, hub) for address, device in devices.items()]
+        failed: Exception | None = None
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(peripheral.run()) for peripheral in peripherals]
             try:
                 yield peripherals
+            except Exception as error:  # noqa: BLE001  the block's own failure, kept out of the group's wrapping
+                failed = error
             finally:
                 for task in tasks:
                     task.cancel()
+        if failed is not None:
+            raise failed
 
 
 async def run_peripherals(

@@ -6,6 +6,7 @@ One adapter serves one scan or one connection and is closed with it, so nothing 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias, TypeVar
+from uuid import UUID
 
 from bleak.exc import (
     BleakBluetoothNotAvailableError,
@@ -27,6 +28,11 @@ T = TypeVar("T")
 _log = Log("air")
 
 
+def uuid_text(uuid: Any) -> str:
+    """A bumble UUID as bleak writes it: 128 bits, lower case."""
+    return str(UUID(bytes=bytes(reversed(uuid.to_bytes(force_128=True)))))
+
+
 class _Source(StreamPacketSource):  # type: ignore[misc]  # bumble has no types for us (follow_imports = skip)
     """Packets from the hub; tells when the hub is gone."""
 
@@ -38,7 +44,9 @@ class _Source(StreamPacketSource):  # type: ignore[misc]  # bumble has no types 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._lost.done():
             self._lost.set_result("the simulated air is gone")
-        self.on_transport_lost()
+        # Not on_transport_lost: it logs a traceback for the command in flight, which `Adapter.run` fails anyway.
+        if self.sink is not None:
+            self.sink.emit("flush")
         if not self.closed.done():
             self.closed.set_result(None)
 

@@ -28,8 +28,10 @@ UV_PER_COUNT: Final = 5.0
 """What one count of the simulated board is worth; a real one needs its own measured factor."""
 
 
-def write(folder: Path, *, rooms: int, board_port: int, broker_port: int, window: int, seed: int) -> Path:
-    """Write `folder`/vitals.toml and return its path."""
+def write(
+    folder: Path, *, rooms: int, board_port: int, broker_port: int, window: int, seed: int, interval_s: int = 25
+) -> Path:
+    """Write `folder`/vitals.toml and return its path. The first cuff measures each `interval_s`, later ones slower."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "vitals.toml"
     parts = [_HEAD.format(board=board_port, broker=broker_port, window=window, seed=seed)]
@@ -37,7 +39,8 @@ def write(folder: Path, *, rooms: int, board_port: int, broker_port: int, window
         patient = PATIENTS[(number - 1) % len(PATIENTS)]
         parts.append(
             _ROOM.format(
-                n=number, address=f"F0:00:00:00:00:{number:02X}", uv=UV_PER_COUNT, interval=20 + number * 5,
+                n=number, address=f"F0:00:00:00:00:{number:02X}", uv=UV_PER_COUNT,
+                interval=interval_s + (number - 1) * 5,
                 **patient._asdict(),
             )
         )  # fmt: skip

@@ -1,7 +1,6 @@
-"""bleak's backend on the simulated air: `BleakClient(..., backend=...)` and `BleakScanner(..., backend=...)`."""
+"""bleak's client on the simulated air: `BleakClient(..., backend=...)`."""
 
 from typing import Any, ClassVar, Final, cast
-from uuid import UUID
 
 from bleak.args import SizedBuffer
 from bleak.assigned_numbers import CharacteristicPropertyName
@@ -9,12 +8,11 @@ from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.client import BaseBleakClient, NotifyCallback
 from bleak.backends.descriptor import BleakGATTDescriptor
 from bleak.backends.device import BLEDevice
-from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
 from bleak.backends.service import BleakGATTService, BleakGATTServiceCollection
 from bleak.exc import BleakDeviceNotFoundError, BleakError
 from bumble import core, hci
 
-from simulators.links.air_adapter import Adapter, GattClient
+from simulators.links.air_adapter import Adapter, GattClient, uuid_text
 from vitals.log import Log
 
 MTU: Final = 247
@@ -33,11 +31,6 @@ _PROPERTIES: Final[tuple[tuple[int, CharacteristicPropertyName], ...]] = (
     (0x80, "extended-properties"),
 )
 _log = Log("air")
-
-
-def uuid_text(uuid: Any) -> str:
-    """A bumble UUID as bleak writes it: 128 bits, lower case."""
-    return str(UUID(bytes=bytes(reversed(uuid.to_bytes(force_128=True)))))
 
 
 class AirClient(BaseBleakClient):
@@ -211,53 +204,3 @@ class AirClient(BaseBleakClient):
         if cccd is None:
             raise BleakError(f"{characteristic.uuid} neither notifies nor indicates")
         await adapter.run(client.write_value(cccd.handle, bits, with_response=True))
-
-
-class AirScanner(BaseBleakScanner):
-    """A scan on the simulated air. Use a bound subclass from `air_backends`."""
-
-    socket_path: ClassVar[str] = ""
-
-    def __init__(
-        self, detection_callback: Any, service_uuids: list[str] | None, scanning_mode: str = "active", **kwargs: Any
-    ) -> None:
-        super().__init__(detection_callback, service_uuids)
-        self._adapter: Adapter | None = None
-
-    async def start(self) -> None:
-        """Raises BleakBluetoothNotAvailableError when there is no air."""
-        if self._adapter is not None:
-            raise BleakError("scan already started")
-        self.seen_devices = {}
-        adapter = self._adapter = await Adapter.open(self.socket_path)
-        adapter.device.on("advertisement", self._heard)
-        await adapter.run(adapter.device.start_scanning())
-
-    async def stop(self) -> None:
-        adapter, self._adapter = self._adapter, None
-        if adapter is not None:
-            await adapter.close()
-
-    def _heard(self, advertisement: Any) -> None:
-        fields = [(int(kind), bytes(body)) for kind, body in advertisement.data.ad_structures]
-        data = _advertised(fields, int(advertisement.rssi), advertisement)
-        if not self.is_allowed_uuid(data.service_uuids):
-            return
-        address = advertisement.address.to_string(False)
-        device = self.create_or_update_device(address, address, data.local_name, advertisement, data)
-        self.call_detection_callbacks(device, data)
-
-
-def _advertised(fields: list[tuple[int, bytes]], rssi: int, platform: Any) -> AdvertisementData:
-    uuids: dict[str, None] = {}
-    name: str | None = None
-    for kind, body in fields:
-        if kind in (0x02, 0x03):
-            pairs = (body[i : i + 2] for i in range(0, len(body) - 1, 2))
-            uuids.update({uuid_text(core.UUID.from_bytes(pair)): None for pair in pairs})
-        elif kind in (0x06, 0x07):
-            blocks = (body[i : i + 16] for i in range(0, len(body) - 15, 16))
-            uuids.update({uuid_text(core.UUID.from_bytes(block)): None for block in blocks})
-        elif kind in (0x08, 0x09):
-            name = body.decode("utf-8", "replace")
-    return AdvertisementData(name, {}, {}, list(uuids), None, rssi, (platform,))
