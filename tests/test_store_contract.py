@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -181,8 +182,7 @@ rows = st.one_of(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=st.lists(rows, max_size=25), cuts=st.lists(st.integers(0, 25), max_size=3), again=st.randoms())
 def test_any_order_and_any_slicing_store_each_id_once(opener: Opener, batch, cuts, again) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        store = opener(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, closing(opener(Path(folder))) as store:
         edges = sorted({0, len(batch), *(cut for cut in cuts if cut < len(batch))})
         outcomes = [o for a, b in pairwise(edges) for o in store.append(batch[a:b])]
         counts = store.counts()
@@ -191,7 +191,6 @@ def test_any_order_and_any_slicing_store_each_id_once(opener: Opener, batch, cut
         again.shuffle(shuffled)
         assert "stored" not in words(store.append(shuffled))
         assert store.counts() == counts
-        store.close()
 
 
 # ---- across processes ----------------------------------------------------------------------------------------------
