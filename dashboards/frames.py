@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dashboards.centre import Centre
 from vitals.clock import NS, NS_PER_MS, Instant
 from vitals.messages import StripMessage
 
@@ -43,11 +44,16 @@ class Block(msgspec.Struct, frozen=True, eq=False):
     samples: npt.NDArray[np.int16]
 
 
-def block(room: int, strip: StripMessage, *, div: int, gap: bool, noisy: bool = False) -> Block:
-    """One pack of samples in display counts. Raises ValueError for a pack that cannot be shown."""
+def block(
+    room: int, strip: StripMessage, centre: Centre, *, div: int, gap: bool, noisy: bool = False
+) -> Block:  # fmt: skip
+    """One pack in display counts, about the zero that `centre` keeps. Raises ValueError where it cannot be shown."""
     if not 0 < strip.rate <= 65_535 or strip.count > MAX_BLOCK:
         raise ValueError(f"expected a rate of 1 to 65535 and {MAX_BLOCK} samples, found {strip.rate}, {strip.count}")
     counts = strip.samples().astype(np.float64)
+    if not strip.lead_off:  # a lead that is off has no zero to learn from
+        counts, moved = centre.place(counts, strip.rate)
+        gap = gap or moved
     scaled = counts / div if strip.scale is None else counts * (strip.scale / UV_PER_COUNT)
     shown = np.clip(np.rint(scaled), -32_768, 32_767).astype("<i2")
     flags = (LEAD_OFF if strip.lead_off else 0) | (GAP_BEFORE if gap else 0) | (ARTEFACT if noisy else 0)

@@ -115,6 +115,18 @@ def shown_value(key: str, value: float, temperature: TemperatureUnit) -> float:
     return round_half_up(value, metric.decimals)
 
 
+_SIGNS: Final = {"<": "<", "<=": "≤", ">": ">", ">=": "≥"}
+_PRESSURE_NAMES: Final = {"bp_dia": "diastolic ", "bp_map": "mean "}
+
+
+def limit_shown(metric: str, op: str, threshold: float | None, temperature: TemperatureUnit) -> str:
+    """`≥ 100.4` in the unit the number beside it has; empty when the flag names no limit of a known metric."""
+    if threshold is None or metric not in METRICS or op not in _SIGNS:
+        return ""
+    value = shown_value(metric, threshold, temperature)
+    return f"{_PRESSURE_NAMES.get(metric, '')}{_SIGNS[op]} {value:.{METRICS[metric].decimals}f}"
+
+
 def readings(message: FlaggedMessage, temperature: TemperatureUnit, now: Instant) -> list[Reading]:
     """Every cell this message fills. Systolic, diastolic and mean make one reading, `bp`.
 
@@ -194,7 +206,7 @@ def _single(message: FlaggedMessage, key: str, value: FlaggedValue, temperature:
         u=shown_unit(key, temperature),
         f=flag.interpretation if flag else None,
         lv=flag.level if flag else "normal",
-        why=_why(flag),
+        why=_why(flag, temperature),
         ne=value.not_evaluated,
         cmp=value.comparator,
         reason=_reason(value),
@@ -220,7 +232,7 @@ def _pressure(message: FlaggedMessage, values: dict[str, FlaggedValue], temperat
         u=shown_unit("bp", temperature),
         f=flag.interpretation if flag else None,
         lv=flag.level if flag else "normal",
-        why=_why(flag),
+        why=_why(flag, temperature),
         ne="; ".join(dict.fromkeys(unchecked)),
         reason=reasons[0] if reasons and systolic is None else "",
         q=_quality(message, flag),
@@ -236,7 +248,7 @@ def _part(key: str, value: FlaggedValue, temperature: TemperatureUnit) -> Part:
         v=None if value.value is None else shown_value(key, value.value, temperature),
         f=flag.interpretation if flag else None,
         lv=flag.level if flag else "normal",
-        why=_why(flag),
+        why=_why(flag, temperature),
         ne=value.not_evaluated,
     )
 
@@ -261,11 +273,12 @@ def _common(message: FlaggedMessage) -> dict[str, Any]:
     }
 
 
-def _why(flag: Flag | None) -> Why | None:
+def _why(flag: Flag | None, temperature: TemperatureUnit) -> Why | None:
     """Normal needs no explaining on the wire when the rule left none."""
     if flag is None or not (flag.rule or flag.text or flag.limit):
         return None
-    return Why(flag.rule, flag.text, flag.limit, flag.source, flag.evidence)
+    limit = limit_shown(flag.metric, flag.op, flag.threshold, temperature) or flag.limit
+    return Why(flag.rule, flag.text, limit, flag.source, flag.evidence)
 
 
 def _reason(value: FlaggedValue) -> str:

@@ -4,6 +4,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from dashboards.centre import Centre
 from dashboards.readings import Reading, ms
 from dashboards.visits import Visit
 from vitals.clock import Instant
@@ -71,6 +72,7 @@ class Trace:
         self.calibrated = True
         self.simulated = False
         self.last: Instant = 0
+        self.centre = Centre(None)
 
     def shown(self) -> dict[str, Any]:
         gateway, device, lead = self.source

@@ -9,12 +9,15 @@ from typing import Any, Final
 
 import msgspec
 
+from dashboards.centre import Centre
 from dashboards.frames import Block, block, divisor, placeable
 from dashboards.readings import (
+    BP_PARTS,
     Point,
     Reading,
     TemperatureUnit,
     from_history,
+    limit_shown,
     ms,
     pressures,
     readings,
@@ -230,10 +233,11 @@ class Rooms:
             self.services.fault("alert beyond the room's limit")
             return [Change("sys")]
         room.unconfirmed.discard(id_)
+        limit = limit_shown(alert.limit_of, alert.op, alert.threshold, self._temperature)
         shown = {
-            "id": f"{room.id}/{id_}", "room": room.id, "k": alert.metric, "pr": alert.priority, "txt": alert.text,
-            "lim": alert.limit, "since": ms(alert.since), "ended": None, "ack": None, "tech": alert.technical,
-            "dev": alert.device, "sim": alert.simulated,
+            "id": f"{room.id}/{id_}", "room": room.id, "k": "bp" if alert.metric in BP_PARTS else alert.metric,
+            "pr": alert.priority, "txt": alert.text, "lim": limit or alert.limit, "since": ms(alert.since),
+            "ended": None, "ack": None, "tech": alert.technical, "dev": alert.device, "sim": alert.simulated,
         }  # fmt: skip
         if room.alerts.get(id_) == shown:
             return []
@@ -268,7 +272,9 @@ class Rooms:
         before = (trace.rate, trace.div, trace.calibrated, trace.simulated)
         div = divisor(strip, trace.div)
         gap = strip.stream != trace.stream or strip.first_index != trace.next_index or strip.lost_before > 0
-        self._blocks.append(block(room.index, strip, div=div, gap=gap, noisy=room.noisy(now)))
+        if strip.stream != trace.stream:
+            trace.centre = Centre(strip.scale)
+        self._blocks.append(block(room.index, strip, trace.centre, div=div, gap=gap, noisy=room.noisy(now)))
         trace.stream, trace.next_index, trace.last = strip.stream, strip.first_index + strip.count, now
         trace.rate, trace.div = round(strip.rate), div
         trace.calibrated, trace.simulated = strip.scale is not None, strip.simulated

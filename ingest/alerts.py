@@ -20,7 +20,11 @@ MAX_DEVICES: Final = 16
 """Devices of one room that give one metric; names without end must not fill the memory."""
 _PRIORITY: Final[dict[Level, Priority]] = {"critical": "high", "abnormal": "med"}
 _ORDER: Final[dict[Priority | None, int]] = {None: 0, "low": 1, "med": 2, "high": 3}
-_TOGETHER: Final = {"bp_sys": "bp", "bp_dia": "bp", "bp_map": "bp"}
+_TOGETHER: Final = {
+    "bp_sys": "bp", "bp_dia": "bp", "bp_map": "bp",
+    "hr_ekg": "pulse", "hr_device": "pulse", "pulse_oximeter": "pulse", "pulse_cuff": "pulse",
+}  # fmt: skip
+"""Values that tell of one thing make one alert: two boards counting the same fast heart are not two alarms."""
 
 
 class Change(NamedTuple):
@@ -148,6 +152,9 @@ class Alerts:
             text=f"{METRICS[metric].title}: {flag.text}{late}",
             since=now,
             limit=flag.limit,
+            limit_of=flag.metric,
+            op=flag.op,
+            threshold=flag.threshold,
             device=message.device,
             simulated=message.simulated,
         )

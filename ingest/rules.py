@@ -81,6 +81,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             rule=self.id,
             text=self.text,
             limit=f"{row.title} {self.op} {self.value:g} {row.unit_shown}",
+            metric=metric,
+            op=self.op,
+            threshold=self.value,
             source=f"{self.source} ({self.edition})",
             evidence=self.evidence,
         )

@@ -49,7 +49,9 @@ def test_the_three_pressures_are_one_alert(room: Room) -> None:
 
 def test_an_alert_says_what_which_limit_and_which_device(room: Room) -> None:
     (change,) = room.alerts.flagged("4", flagged(values={"spo2": (84.0, "critical")}, device="oxi-1"), T0)
-    assert change.alert == AlertMessage(1, "spo2", "high", False, "spo2", "SpO2: text", T0, "limit", "oxi-1", False)
+    assert change.alert == AlertMessage(
+        1, "spo2", "high", False, "spo2", "SpO2: text", T0, limit="limit", device="oxi-1", simulated=False
+    )
 
 
 def test_the_same_alert_is_raised_once(room: Room) -> None:
@@ -218,3 +220,9 @@ def test_a_device_that_was_removed_is_not_missed() -> None:
     gone = presence.device("g", "4", "cuff-1", None)
     assert (gone.reason, gone.simulated) == ("", True)
     assert presence.gateway("g", gateway(False)) == []
+
+
+def test_two_ways_of_counting_one_fast_heart_are_one_alert(room: Room) -> None:
+    room.see(0, "hr_ekg", "critical")
+    room.see(1, "hr_device", "critical")
+    assert [alert.id for _, alert in room.alerts.active()] == ["pulse"]

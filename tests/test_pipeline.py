@@ -304,7 +304,7 @@ def test_strips_give_a_heart_rate_once_a_second(bench: Bench) -> None:
     assert last.values["hr_ekg"].value == 135
     assert last.values["hr_ekg"].flag is not None and last.values["hr_ekg"].flag.level == "critical"
     assert last.t == strips[-1].t0 + NS
-    assert alerts(work) == ["hr_ekg high"]
+    assert alerts(work) == ["pulse high"]
     assert sum(isinstance(row, StripRow) for row in work.rows) == 20
     assert sum(isinstance(row, EvaluationRow) for row in work.rows) == 20
     assert messages[0].values["hr_ekg"].not_evaluated == "waiting for beats"

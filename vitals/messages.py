@@ -173,13 +173,20 @@ Interpretation: TypeAlias = Literal["N", "A", "L", "H", "LL", "HH"]
 
 
 class Flag(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a rule says of a value, with everything needed to check it by hand."""
+    """What a rule says of a value, with everything needed to check it by hand.
+
+    `limit` is for people; `metric`, `op` and `threshold` (in the metric's unit) say the same for a display that
+    converts. The metric may be another than the value's: a blood pressure is flagged by the worse of its pressures.
+    """
 
     interpretation: Interpretation
     level: Level
     rule: str = ""
     text: str = ""
     limit: str = ""
+    metric: str = ""
+    op: str = ""
+    threshold: float | None = None
     source: str = ""
     evidence: str = ""
 
@@ -237,6 +244,9 @@ class AlertMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str
     since: Instant
     limit: str = ""
+    limit_of: str = ""
+    op: str = ""
+    threshold: float | None = None
     device: str = ""
     simulated: bool = False
 

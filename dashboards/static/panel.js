@@ -145,7 +145,7 @@ export class Panel {
     const list = block("listed");
     const update = (now) => rewrite(list, JSON.stringify([strip.list(), Math.floor(now / 1000)]), () =>
       strip.list().map((alarm) => {
-        const item = chip(alarm, open).firstElementChild;
+        const item = chip(alarm, open, now).firstElementChild;
         set(item.querySelector(".age"), alarm.since ? time.long(now - alarm.since) : "");
         return item;
       }));
@@ -216,8 +216,10 @@ function deviceRow(device, now) {
   const since = device.since ? ` for ${time.long(now - device.since)}` : "";
   row.append(span("what", device.title), span("state", `${down(device) ? "◆ " : ""}${deviceWord(device)}${since}`));
   const faults = Object.entries(device.faults).map(([code, count]) => `${code.replaceAll("_", " ")} ${count}`);
+  const missing = Object.entries(state.sys.ingest?.missing ?? {}).filter(([key]) => key.startsWith(`${device.id}/`))
+    .map(([key, seconds]) => `${seconds} s of ${state.metrics[key.split("/")[2]]?.title ?? key} never received`);
   const facts = [
-    device.reason, device.battery === null ? "" : `battery ${device.battery} %`,
+    device.reason, ...missing, device.battery === null ? "" : `battery ${device.battery} %`,
     device.lost ? `${device.lost} samples lost` : "", faults.length ? `faults: ${faults.join(", ")}` : "no faults",
     device.model, `${device.name} on ${device.gw}`, device.transport, device.sim ? "simulated" : "",
   ].filter(Boolean).join(" · ");

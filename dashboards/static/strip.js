@@ -1,13 +1,25 @@
 // The alarm strip, its counters, and what a screen reader hears of a new alarm.
 import { set, span } from "./cell.js";
-import { SHAPES, sortedAlarms, state } from "./state.js";
+import { aged, SHAPES, sortedAlarms, state, text } from "./state.js";
 import * as time from "./time.js";
 
 const SPEAK_MS = 3000;
 const byId = (id) => document.getElementById(id);
 
+// `SpO₂ 84 %`: the value that alarms as it stands now. Where that value is old, or inside the limit again while the
+// alarm lasts, the words of the alarm itself.
+function says(alarm, now) {
+  const reading = state.rooms.get(alarm.room)?.obs[alarm.k];
+  if (alarm.tech || !reading || reading.v === null || aged(reading, now).is !== "fresh") return alarm.txt;
+  if (reading.lv !== "abnormal" && reading.lv !== "critical") return alarm.txt;
+  const cell = state.cells.find((one) => one.keys.includes(alarm.k));
+  const name = cell ? cell.label : state.metrics[alarm.k]?.title ?? alarm.k;
+  const unit = alarm.k === "bp" ? "" : state.metrics[alarm.k]?.u ?? "";
+  return `${name} ${text(reading)} ${unit}`.trim();
+}
+
 // Where the reading was taken leads; a notice of the system has no room to open.
-export function chip(alarm, open) {
+export function chip(alarm, open, now) {
   const item = document.createElement("li");
   const root = document.createElement(alarm.room ? "button" : "div");
   if (alarm.room) {
@@ -19,7 +31,7 @@ export function chip(alarm, open) {
   const shape = span("shape", SHAPES[alarm.pr]);
   shape.setAttribute("aria-hidden", "true");
   const room = state.rooms.get(alarm.room);
-  root.append(shape, span("", alarm.room ? `Rm ${room?.title || alarm.room}` : alarm.who), span("txt", alarm.txt));
+  root.append(shape, span("", alarm.room ? `Rm ${room?.title || alarm.room}` : alarm.who), span("txt", says(alarm, now)));
   if (alarm.lim) root.append(span("", alarm.lim, "small"));
   root.append(span("age", "", "small"));
   item.append(root);
@@ -53,9 +65,10 @@ export class Strip {
       wanted.add(key);
       let item = this.chips.get(key);
       if (!item) {
-        item = chip(alarm, this.open);
+        item = chip(alarm, this.open, now);
         this.chips.set(key, item);
       }
+      set(item.querySelector(".txt"), says(alarm, now));
       set(item.querySelector(".age"), alarm.since ? time.long(now - alarm.since) : "");
       if (byId("chips").children[place] !== item) byId("chips").insertBefore(item, byId("chips").children[place] ?? null);
     });
