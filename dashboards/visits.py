@@ -76,6 +76,7 @@ class Visits:
             v=VERSION,
             version=visit.version,
             visit=visit.token,
+            since=visit.since,
             expires=now + LEASE_S * NS,
             age_years=demo.demo_age_years,
             sex=demo.demo_sex,

@@ -110,7 +110,7 @@ def flagged(
 
 
 def adult(age: int | None = 40, **more: object) -> AssociationMessage:
-    return msgspec.structs.replace(AssociationMessage(1, 1, "visit-1", T0 + 3600 * NS, age_years=age), **more)
+    return msgspec.structs.replace(AssociationMessage(1, 1, "visit-1", T0 - 3600 * NS, T0 + 3600 * NS, age_years=age), **more)
 
 
 def observation_row(*args: object, at: Address = AT, **more: object) -> ObservationRow:

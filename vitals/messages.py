@@ -64,6 +64,7 @@ class StripMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     lead_off: bool = False
     lost_before: int = 0
     simulated: bool = False
+    historical: bool = False
 
     def samples(self) -> npt.NDArray[np.int16] | npt.NDArray[np.int32]:
         """The samples as an array. Raises ValueError when the block does not hold `count` of them."""
@@ -261,6 +262,8 @@ class AssociationMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int
     version: int
     visit: str
+    since: Instant
+    """When the visit began: a reading determined earlier is not of this visit, however late it arrives."""
     expires: Instant
     age_years: int | None = None
     age_days: int | None = None
@@ -341,8 +344,8 @@ def _refuse_newer(decoded: list[_Header] | _Header) -> None:
 
 
 def strip_message(
-    array: SampleArray, *, stream: str, driver: str, t0: Instant, simulated: bool, lost_before: int = 0,
-    epoch: str = "", seq: int = 0,
+    array: SampleArray, *, stream: str, driver: str, t0: Instant, simulated: bool, historical: bool = False,
+    lost_before: int = 0, epoch: str = "", seq: int = 0,
 ) -> StripMessage:  # fmt: skip
     """A sample array as it travels."""
     dtype: Literal["<i2", "<i4"] = "<i2" if array.samples.dtype.itemsize == 2 else "<i4"
@@ -365,6 +368,7 @@ def strip_message(
         lead_off=array.lead_off,
         lost_before=lost_before,
         simulated=simulated,
+        historical=historical,
     )
 
 
