@@ -138,3 +138,20 @@ def test_an_air_that_died_under_the_scan_is_found_again(tmp_path: Path, monkeypa
         return road
 
     assert len(asyncio.run(run()).pressures()) == 1
+
+
+def test_a_device_that_floods_us_loses_its_link_not_our_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivers.transports.ble.QUEUE_LIMIT", 10)
+
+    async def run() -> tuple[int, LossReason]:
+        transport = Road(tmp_path / "nobody").connect()
+        source = type("Source", (), {"uuid": "00002a36-0000-1000-8000-00805f9b34fb"})()
+        for _ in range(1000):
+            transport._arrived(source, bytearray(b"x"))
+        waiting = transport._chunks.qsize()
+        with pytest.raises(LinkLost) as lost:
+            while True:
+                await anext(transport)
+        return waiting, lost.value.reason
+
+    assert asyncio.run(run()) == (11, LossReason.FLOODED)

@@ -279,6 +279,11 @@ def test_a_service_waits_for_the_broker_and_ends_when_told(tmp_path: Path, comma
     assert "Traceback" not in log.read_text()
 
 
+def test_a_bluetooth_device_without_an_address_would_be_any_device_in_reach(tmp_path: Path, vitals: Vitals) -> None:
+    write(tmp_path, '[[gateway.devices]]\nname="c"\ndriver="bp_gatt"\nroom="1"\n')
+    assert "within radio reach" in refused(vitals("check-config"), 2)
+
+
 # -- check-config --live: everything tried, each failure with an exit code -------------------------------------------
 
 

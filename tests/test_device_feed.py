@@ -10,7 +10,7 @@ import pytest
 from drivers.core.feed import DeviceFeed, Draft
 from vitals import settings
 from vitals.clock import NS
-from vitals.driver import Driver, SerialSpec
+from vitals.driver import BleSpec, Driver, SerialSpec
 from vitals.messages import (
     DeviceBirth,
     DeviceStatus,
@@ -167,3 +167,46 @@ def test_a_historical_device_never_goes_live() -> None:
     assert out.live == []
     (observation,) = messages(out.drafts, ObservationMessage)
     assert observation.observation.historical
+
+
+def test_a_clock_that_was_set_starts_a_new_stream_and_is_no_loss() -> None:
+    feed = make()
+    feed.clock(T0, 0)
+    strips = messages(feed.take([ekg(0, 100)]).drafts, StripMessage)
+    hour = 3600 * NS
+    strips += messages(feed.clock(T0 + hour, NS).drafts, StripMessage)
+    strips += messages(feed.take([ekg(100, 150, T0 + hour)]).drafts, StripMessage)
+    assert [(s.first_index, s.count, s.lost_before) for s in strips] == [(0, 100, 0), (100, 25, 0), (125, 125, 0)]
+    assert strips[0].stream != strips[1].stream == strips[2].stream
+    assert feed.faults.totals == {"clock_stepped": 1}
+    assert feed.lost_samples == 0
+
+
+def test_a_clock_that_is_slewed_changes_nothing() -> None:
+    feed = make()
+    for second in range(60):
+        assert feed.clock(T0 + second * (NS + 500_000), second * NS).drafts == []
+    assert feed.faults.totals == {}
+
+
+def test_a_cuff_is_the_same_cuff_with_and_without_its_serial_number() -> None:
+    cuff = Driver("cuff", "A cuff", "ble", BleSpec("1810", ("2a35",)), ("temp",), {}, lambda options: None)  # type: ignore[arg-type, return-value]
+    ids = set()
+    for info in (DeviceInfo(), DeviceInfo(serial="77")):
+        feed = DeviceFeed(
+            settings.Device(name="c", driver="cuff", room="1"),
+            cuff,
+            gateway="g",
+            topics=Topics("s"),
+            session="s",
+            zone=UTC,
+        )
+        feed.link_up("aa:bb:cc:dd:ee:ff", simulated=False, at=T0)
+        feed.take([info])
+        (draft,) = feed.take([temp(t_device="2026-11-24T08:00:00")]).drafts
+        ids.add(decode_observations(draft.finish("e", 1, T0).payload)[0].id)
+    assert len(ids) == 1
+
+
+def test_strips_of_a_historical_device_say_so() -> None:
+    assert all(m.historical for m in messages(make(historical=True).take([ekg(0, 125)]).drafts, StripMessage))

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from drivers.core.forwarder import PACK, RESEND_FIRST_S, WINDOW, Forwarder
+from drivers.core.forwarder import HOLD_S, PACK, RESEND_FIRST_S, WINDOW, Forwarder
 from vitals.clock import ManualClock
 from vitals.messages import IngestStatus, Outcome, Receipts
 from vitals.outbox import Outbox, Row
@@ -174,3 +174,32 @@ def test_one_held_or_refused_row_never_blocks_the_rest(bench: Bench) -> None:
     bench.ingest("i2")
     bench.forwarder.pump()
     assert bench.wire.seqs() == [1, 2, 3, 1], "a new ingest may know the version"
+
+
+def test_one_row_that_never_gets_a_receipt_does_not_drag_the_others_along(bench: Bench) -> None:
+    bench.ingest("i1")
+    stuck, *_ = bench.put(1)
+    bench.forwarder.pump()
+    for _ in range(300):
+        rows = bench.put(1)
+        bench.forwarder.fresh(rows)
+        bench.receipt(rows)
+        bench.clock.advance(1)
+        bench.forwarder.pump()
+    seqs = bench.wire.seqs()
+    assert [seqs.count(seq) for seq in range(2, 302)] == [1] * 300
+    assert 3 <= seqs.count(stuck.seq) <= 9
+
+
+def test_a_held_row_is_offered_again_when_its_time_is_over(bench: Bench) -> None:
+    bench.ingest("i1")
+    rows = bench.put(2)
+    bench.forwarder.pump()
+    bench.receipt(rows[:1], "hold")
+    bench.receipt(rows[1:])
+    bench.clock.advance(HOLD_S - 1)
+    bench.forwarder.pump()
+    assert bench.wire.seqs() == [1, 2]
+    bench.clock.advance(2)
+    bench.forwarder.pump()
+    assert bench.wire.seqs() == [1, 2, 1]

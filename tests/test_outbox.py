@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from vitals.errors import OutboxError
@@ -134,3 +135,19 @@ def test_every_row_put_before_a_kill_is_there_afterwards(tmp_path: Path) -> None
         outbox.close()
         assert seqs == list(range(1, len(seqs) + 1))
         assert seqs[-1] >= int(last)
+
+
+def test_a_settlement_that_fails_leaves_the_outbox_usable(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    (row,) = put(outbox, 1)
+    with pytest.raises(OverflowError):
+        outbox.settle([Outcome(row.epoch, row.seq, "stored"), Outcome("e", 2**63, "stored")])
+    assert outbox.after(0, 9) == [row], "all or nothing"
+    put(outbox, 1)
+    assert outbox.counts() == (2, 0)
+    outbox.close()
+
+
+def test_a_number_no_column_can_hold_is_refused_while_decoding() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'["e",9223372036854775808,"stored",""]', type=Outcome)

@@ -187,3 +187,35 @@ def test_a_cuff_that_hangs_up_is_idle_not_lost(driver: Driver, state: str) -> No
     bench = asyncio.run(run())
     assert bench.feed.state == state
     assert not [code for code in bench.feed.faults.totals if code.startswith("link_")]
+
+
+class Buggy(Echo):
+    def receive(self, chunk: Chunk) -> list[Event]:
+        raise ZeroDivisionError("our bug")
+
+
+def test_a_bug_in_one_devices_code_is_a_fault_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    driver = Driver("echo", "Echo", "serial", SerialSpec(), ("spo2",), {}, lambda _options: Buggy())
+
+    async def run() -> Bench:
+        bench = Bench([MemoryTransport([chunk(1)])], driver)
+        await bench.run()
+        return bench
+
+    bench = asyncio.run(run())
+    assert bench.feed.faults.totals["link_internal_error"] == 1
+    assert "ZeroDivisionError" in caplog.text, "the traceback is in the log"
+
+
+def test_a_capture_that_cannot_be_written_costs_the_capture_only(caplog: pytest.LogCaptureFixture) -> None:
+    def no_capture(_address: str, _simulated: bool) -> Any:
+        raise FileExistsError("a file stands in the folder's place")
+
+    async def run() -> Bench:
+        bench = Bench([MemoryTransport([chunk(1)])])
+        bench.runner._open_capture = no_capture
+        await bench.run()
+        return bench
+
+    assert len(asyncio.run(run()).messages(ObservationMessage)) == 1
+    assert "no capture" in caplog.text

@@ -51,3 +51,9 @@ def test_a_time_stamp_ahead_of_the_devices_own_clock_is_bounded_by_arrival() -> 
 def test_without_a_read_clock_arrival_counts_and_disagreement_is_stated(t_device: str, uncertainty_ms: int) -> None:
     found = determine(reading(t_device), DeviceInfo(), CHICAGO)
     assert (found.t, found.uncertainty_ms, found.historical) == (NOW, uncertainty_ms, False)
+
+
+def test_a_time_stamp_of_centuries_ago_is_a_broken_clock() -> None:
+    info = DeviceInfo(clock="2026-11-24T09:00:00", clock_read_at=NOW)
+    found = determine(reading("1600-01-01T00:00:00"), info, CHICAGO)
+    assert (found.t, found.uncertainty_ms, found.historical) == (NOW, 86_400_000, True)

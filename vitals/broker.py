@@ -19,9 +19,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from vitals import settings
 from vitals.errors import BrokerError
 from vitals.log import Log
+from vitals.messages import MAX_PAYLOAD
 
 KEEPALIVE_S: Final = 10
 RECONNECT_MAX_S: Final = 4
+MAX_PACKET: Final = MAX_PAYLOAD + 65_536
+"""The broker drops what is larger before it reaches us: payload, topic and properties."""
+MAX_QUEUED_BYTES: Final = 67_108_864
 MAX_QUEUED: Final = 20_000
 """Messages taken from the network and not yet from us. QoS 1 is bounded by the receive maximum; this bounds QoS 0."""
 SESSION_EXPIRY_S: Final = 3600
@@ -81,6 +85,7 @@ class Broker:
         """Why there is no connection, for people; empty while connected."""
         self.dropped = 0
         """Messages for eyes only (QoS 0) that came while the reader was too far behind."""
+        self._queued_bytes = 0
         self._connection = 0
         self._arrived = threading.Condition()
         self._messages: deque[Message] = deque()
@@ -99,12 +104,14 @@ class Broker:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         return client
 
     def start(self) -> None:
         """Begin connecting, and go on for ever. Returns at once; see `connected` and `fault`."""
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = self._receive_maximum
+        properties.MaximumPacketSize = MAX_PACKET
         properties.SessionExpiryInterval = SESSION_EXPIRY_S if self._persistent else 0
         self._client.connect_async(
             self._where.host,
@@ -146,7 +153,10 @@ class Broker:
         expiry_s: int | None = None,
         content_type: str = "",
     ) -> bool:
-        """Hand a message to the connection. False when there is none: nothing is queued behind the caller's back."""
+        """Hand a message to the connection. False when there is none.
+
+        What was handed over in the very moment a connection broke may be sent once more on the next one.
+        """
         if not self.connected:
             return False
         properties = None
@@ -164,7 +174,9 @@ class Broker:
         with self._arrived:
             if not self._messages:
                 self._arrived.wait(timeout_s)
-            return [self._messages.popleft() for _ in range(min(limit, len(self._messages)))]
+            taken = [self._messages.popleft() for _ in range(min(limit, len(self._messages)))]
+            self._queued_bytes -= sum(len(message.payload) for message in taken)
+            return taken
 
     def ack(self, messages: Sequence[Message]) -> None:
         """Their work is done. Messages of an earlier connection are skipped: the broker sends those again."""
@@ -188,6 +200,17 @@ class Broker:
         if self.on_connect is not None:
             self.on_connect()
 
+    def _drop(self) -> None:
+        self.dropped += 1
+        if self.dropped % 1000 == 1:
+            _log.warning("reader too slow, messages for eyes only dropped", dropped=self.dropped)
+
+    def _on_subscribe(self, _client: mqtt.Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        """A broker that refuses a subscription goes on as if nothing were wrong; we would wait in silence."""
+        for (topic, _), reason in zip(self._subscriptions, reasons, strict=False):
+            if reason.is_failure:
+                _log.error("subscription refused", topic=topic, reason=reason, do="correct the broker's ACL")
+
     def _on_connect_fail(self, _client: mqtt.Client, _data: Any) -> None:
         fault = f"nothing listens at {self._where.host}:{self._where.port}, or it cannot be reached"
         if fault != self.fault:  # once, not for each of the attempts that follow
@@ -205,9 +228,10 @@ class Broker:
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         with self._arrived:
-            if len(self._messages) >= MAX_QUEUED and not message.qos:
-                self.dropped += 1
+            if not message.qos and (len(self._messages) >= MAX_QUEUED or self._queued_bytes >= MAX_QUEUED_BYTES):
+                self._drop()
                 return
+            self._queued_bytes += len(message.payload)
             body = bytes(message.payload)
             self._messages.append(
                 Message(message.topic, body, message.retain, message.qos, message.mid, self._connection)

@@ -7,7 +7,7 @@ for which room stands in the topic only, which the broker enforces.
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -88,6 +88,8 @@ class EventMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     simulated: bool = False
 
 
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What a column of 64 bits can hold: a larger number in a message is refused while decoding."""
 OutcomeWord: TypeAlias = Literal["stored", "duplicate", "refused", "hold"]
 
 
@@ -95,7 +97,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     """What became of one outbox row. `refused` is final and has a reason; `hold` asks to send again later."""
 
     epoch: str
-    seq: int
+    seq: Count
     outcome: OutcomeWord
     reason: str = ""
 
@@ -105,7 +107,7 @@ class Receipts(msgspec.Struct, frozen=True):
 
     v: int
     store_id: str
-    now: Instant
+    now: Count
     outcomes: list[Outcome]
 
 

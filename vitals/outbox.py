@@ -8,7 +8,8 @@ never be taken for new rows. Refused rows move to a table of their own with the 
 import fcntl
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -105,23 +106,23 @@ class Outbox:
 
     def put(self, rows: Sequence[Row]) -> None:
         """Commit these rows in one transaction; on return they survive a power cut."""
-        self._transact("INSERT INTO row (epoch, seq, topic, payload, created) VALUES (?, ?, ?, ?, ?)", rows)
+        with self._transaction():
+            self._db.executemany("INSERT INTO row (epoch, seq, topic, payload, created) VALUES (?, ?, ?, ?, ?)", rows)
 
     def settle(self, outcomes: Sequence[Outcome]) -> int:
         """Apply receipts: stored and duplicate rows go, refused ones are set aside, held ones stay. Rows gone."""
         gone = [(o.epoch, o.seq) for o in outcomes if o.outcome in ("stored", "duplicate")]
         refused = [(o.reason, o.epoch, o.seq) for o in outcomes if o.outcome == "refused"]
-        self._db.execute("BEGIN IMMEDIATE")
         before = self._db.total_changes
-        self._db.executemany("DELETE FROM row WHERE epoch = ? AND seq = ?", gone)
-        settled = self._db.total_changes - before
-        self._db.executemany(
-            "INSERT OR IGNORE INTO refused (epoch, seq, topic, payload, created, reason)"
-            " SELECT epoch, seq, topic, payload, created, ? FROM row WHERE epoch = ? AND seq = ?",
-            refused,
-        )
-        self._db.executemany("DELETE FROM row WHERE epoch = ? AND seq = ?", [r[1:] for r in refused])
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany("DELETE FROM row WHERE epoch = ? AND seq = ?", gone)
+            settled = self._db.total_changes - before
+            self._db.executemany(
+                "INSERT OR IGNORE INTO refused (epoch, seq, topic, payload, created, reason)"
+                " SELECT epoch, seq, topic, payload, created, ? FROM row WHERE epoch = ? AND seq = ?",
+                refused,
+            )
+            self._db.executemany("DELETE FROM row WHERE epoch = ? AND seq = ?", [r[1:] for r in refused])
         return settled
 
     def after(self, seq: int, limit: int) -> list[Row]:
@@ -150,11 +151,14 @@ class Outbox:
         self._db.close()
         self._lock.close()
 
-    def _transact(self, statement: str, rows: Sequence[Row]) -> None:
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing; whatever goes wrong, no transaction stays open behind it."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany(statement, rows)
+            yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk makes SQLite roll back by itself
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")

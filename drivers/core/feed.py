@@ -34,6 +34,8 @@ from vitals.topics import Topics
 
 IDLE_FLUSH_S: Final = 2
 """A pack that waits this long for its second to fill goes out short: the stream has paused."""
+CLOCK_STEP_S: Final = 1.0
+"""Slewing (500 ppm) moves a clock by far less between two chunks; a step of NTP or of a person is more."""
 SHOWN_LIVE: Final = frozenset({"ekg"})
 """Signals that go on the wave lane; the others are stored only."""
 
@@ -98,6 +100,7 @@ class DeviceFeed:
         }
         self._streams: dict[str, _Stream] = {}
         self._stream_id = ""
+        self._clock_offset: int | None = None
         self._address = device.address or device.port
         self._simulated = device.simulated
         self.state: DeviceState = "connecting"
@@ -113,6 +116,21 @@ class DeviceFeed:
         self._address = address
         self._simulated = self.device.simulated or simulated
         self.set_state("online", "", at)
+
+    def clock(self, wall: Instant, monotonic: int) -> Output:
+        """The host's clock was set while samples came: they go on under a new stream with a new line to UTC.
+
+        Otherwise the step would look like samples lost, or bend the line for a minute.
+        """
+        offset = wall - monotonic
+        before, self._clock_offset = self._clock_offset, offset
+        if before is None or abs(offset - before) <= CLOCK_STEP_S * NS:
+            return Output([], [])
+        self.fault("clock_stepped", f"this computer's clock was set by {(offset - before) / NS:.1f} s", b"", wall)
+        drafts = [self._strip(stream, pack) for stream in self._streams.values() for pack in stream.strips.flush()]
+        self._streams = {}
+        self._stream_id = secrets.token_hex(8)
+        return Output(drafts, [])
 
     def set_state(self, state: DeviceState, reason: str, at: Instant) -> None:
         if (state, reason) != (self.state, self.reason):
@@ -173,8 +191,13 @@ class DeviceFeed:
             output.drafts.append(Draft(self._topic["obs"], message, True, self._physical()))
 
     def _physical(self) -> str:
-        # A serial number alone is not trusted: several vendors leave a constant there.
-        return f"{self.info.serial}@{self._address}"
+        """What tells this device from every other, however it is connected: never a port, where it can be helped.
+
+        A Bluetooth address is that by itself (several vendors leave a constant in the serial number).
+        """
+        if self.driver.transport == "ble":
+            return self._address.upper()
+        return self.info.serial or self._address
 
     def _samples(self, array: SampleArray, output: Output) -> None:
         stream = self._streams.get(array.metric)
@@ -200,6 +223,7 @@ class DeviceFeed:
             driver=self.driver.name,
             t0=stream.line.at(pack.array.first_index),
             simulated=self._simulated,
+            historical=self.device.historical,
             lost_before=pack.lost_before,
         )
 

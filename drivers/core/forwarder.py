@@ -9,7 +9,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,17 @@ HOLD_S: Final = 300
 _log = Log("forwarder")
 
 
+class _Sent(NamedTuple):
+    """When a row was last sent, and how often: one row that never gets a receipt is asked for ever less often."""
+
+    at: int
+    tries: int
+
+    def overdue(self, now: int) -> bool:
+        wait_s = min(RESEND_MAX_S, RESEND_FIRST_S << min(self.tries - 1, 8))
+        return now - self.at > wait_s * NS
+
+
 class Forwarder:
     """`publish(topic, payload) -> bool` sends with QoS 1 and says False while there is no connection."""
 
@@ -41,9 +52,8 @@ class Forwarder:
         self.foreign_receipts = 0
         self._ingest = ""
         self._cursor = 0
-        self._sent: dict[tuple[str, int], int] = {}
+        self._sent: dict[tuple[str, int], _Sent] = {}
         self._held: dict[tuple[str, int], int] = {}
-        self._resend_s = RESEND_FIRST_S
 
     @property
     def ingest_online(self) -> bool:
@@ -53,13 +63,12 @@ class Forwarder:
         """Rows just committed. What cannot be published now is backlog."""
         for row in rows:
             if self._publish(row.topic, row.payload) and self.ingest_online:
-                self._sent[row.epoch, row.seq] = self._clock.monotonic()
+                self._sent[row.epoch, row.seq] = _Sent(self._clock.monotonic(), 1)
 
     def reconnected(self) -> None:
         """Whatever was under way may be lost with the connection: all that has no receipt is sent again."""
         self._sent.clear()
         self._cursor = 0
-        self._resend_s = RESEND_FIRST_S
 
     def ingest_status(self, status: IngestStatus) -> None:
         """A new session is a birth: it may never have seen what we sent to the one before."""
@@ -71,7 +80,7 @@ class Forwarder:
             self.reconnected()
 
     def receipts(self, receipts: Receipts) -> None:
-        """Apply them, unless they come from a store that is not ours."""
+        """Apply them, unless they come from a store that is not ours. Raises sqlite3.Error when the disk refuses."""
         if not self.store_id:
             self.store_id = receipts.store_id
             self._outbox.remember("store_id", receipts.store_id)
@@ -82,13 +91,13 @@ class Forwarder:
             return
         self.clock_off_ns = self._clock.now() - receipts.now
         self._outbox.settle(receipts.outcomes)
-        self._resend_s = RESEND_FIRST_S
         for outcome in receipts.outcomes:
             self._settle(outcome)
 
     def _settle(self, outcome: Outcome) -> None:
         row = (outcome.epoch, outcome.seq)
         self._sent.pop(row, None)
+        self._held.pop(row, None)
         if outcome.outcome == "hold":
             self._held[row] = self._clock.monotonic() + HOLD_S * NS
         elif outcome.outcome == "refused":
@@ -99,9 +108,9 @@ class Forwarder:
         if not self.ingest_online:
             return 0
         now = self._clock.monotonic()
-        self._give_up_waiting(now)
+        room = WINDOW - len(self._sent) + self._go_back(now)
         sent = 0
-        while len(self._sent) < WINDOW:
+        while sent < room:
             rows = self._outbox.after(self._cursor, PACK)
             if not rows:
                 break
@@ -112,20 +121,22 @@ class Forwarder:
             sent += len(due)
         return sent
 
+    def _go_back(self, now: int) -> int:
+        """Rows without a receipt for too long, and holds that are over, are passed again. Returns how many."""
+        overdue = [key for key, sent in self._sent.items() if sent.overdue(now)]
+        again = overdue + [key for key, until in self._held.items() if until <= now]
+        if again:
+            self._cursor = min(self._cursor, min(seq for _, seq in again) - 1)
+        if overdue:
+            _log.warning("no receipts, sending again", rows=len(overdue))
+        for key in again:
+            self._held.pop(key, None)
+        return len(overdue)
+
     def _is_due(self, row: Row, now: int) -> bool:
         key = (row.epoch, row.seq)
-        if key in self._sent:
-            return False
-        return self._held.get(key, 0) <= now
-
-    def _give_up_waiting(self, now: int) -> None:
-        """No receipt for the oldest row in all this time: start over, and wait longer the next time."""
-        oldest = min(self._sent.values(), default=now)
-        if now - oldest > self._resend_s * NS:
-            longer = min(RESEND_MAX_S, self._resend_s * 2)
-            _log.warning("no receipts, sending again", rows=len(self._sent), waited_s=self._resend_s)
-            self.reconnected()
-            self._resend_s = longer
+        sent = self._sent.get(key)
+        return key not in self._held and (sent is None or sent.overdue(now))
 
     def _send_packs(self, rows: Sequence[Row], now: int) -> bool:
         for topic, group in groupby(rows, key=lambda row: row.topic):
@@ -133,8 +144,13 @@ class Forwarder:
                 payload = pack[0].payload if len(pack) == 1 else _join(topic, pack)
                 if not self._publish(topic, payload):
                     return False
-                self._sent.update({(row.epoch, row.seq): now for row in pack})
+                for row in pack:
+                    self._sent[row.epoch, row.seq] = self._again(row, now)
         return True
+
+    def _again(self, row: Row, now: int) -> "_Sent":
+        before = self._sent.get((row.epoch, row.seq))
+        return _Sent(now, before.tries + 1 if before else 1)
 
 
 def _bounded(rows: Sequence[Row]) -> list[list[Row]]:

@@ -25,7 +25,7 @@ from drivers.core.runner import Runner
 from drivers.transports.ble import Backend, BleTransport, Radio
 from drivers.transports.serial import SerialTransport
 from vitals.broker import Broker, Message, Will
-from vitals.clock import NS_PER_MS, Clock
+from vitals.clock import NS, NS_PER_MS, Clock
 from vitals.driver import BleSpec, Driver, SerialSpec, complete_options
 from vitals.errors import SettingsError
 from vitals.log import Log
@@ -38,6 +38,8 @@ GROUP_COMMIT_S: Final = 1.0
 PUMP_S: Final = 0.25
 STATUS_S: Final = 10.0
 DISK_RETRY_S: Final = 1.0
+STOP_PATIENCE_S: Final = 10
+"""At a stop, a disk that takes nothing gets this long; then the loss is logged rather than the stop refused."""
 WAVE_EXPIRY_S: Final = 5
 OBS_EXPIRY_S: Final = 3_600
 MAX_PENDING: Final = 20_000
@@ -67,6 +69,8 @@ class Gateway:
         self._outbox = Outbox(Path(settings.gateway.outbox))
         self._disk = ThreadPoolExecutor(1, "outbox")
         self._pending: list[Draft] = []
+        self._commits: set[asyncio.Task[None]] = set()
+        self._give_up_at = 0
         self.outbox_faults = 0
         self._inbox = asyncio.Event()
         self._must_republish = asyncio.Event()
@@ -119,6 +123,7 @@ class Gateway:
         ]
         stopped = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait({stopped, *runners, *chores}, return_when=asyncio.FIRST_COMPLETED)
+        self._give_up_at = self._clock.monotonic() + STOP_PATIENCE_S * NS
         for task in (*runners, *chores, stopped):
             task.cancel()
         await asyncio.gather(*runners, return_exceptions=True)
@@ -128,7 +133,8 @@ class Gateway:
             task.result()  # a part that ended by itself ended by a bug: let it be seen
 
     async def _farewell(self) -> None:
-        await self._commit_group()
+        await asyncio.gather(*self._commits, return_exceptions=True)
+        await asyncio.gather(self._commit_group(), return_exceptions=True)
         for feed, _ in self._devices:
             feed.set_state("off", "gateway stopped", self._clock.now())
             self._publish_retained(feed)
@@ -151,7 +157,7 @@ class Gateway:
         urgent = [draft for draft in output.drafts if draft.urgent]
         self._pending += [draft for draft in output.drafts if not draft.urgent]
         if urgent:
-            await self._store_patiently(urgent)
+            await self._durably(urgent)
         if len(self._pending) > MAX_PENDING:
             await self._commit_group()
 
@@ -163,16 +169,26 @@ class Gateway:
     async def _commit_group(self) -> None:
         drafts, self._pending = self._pending, []
         if drafts:
-            await self._store_patiently(drafts)
+            await self._durably(drafts)
+
+    async def _durably(self, drafts: list[Draft]) -> None:
+        """A stop cancels whoever waits here, never the commit itself: `_farewell` waits for those under way."""
+        commit = asyncio.create_task(self._store_patiently(drafts))
+        self._commits.add(commit)
+        commit.add_done_callback(self._commits.discard)
+        await asyncio.shield(commit)
 
     async def _store_patiently(self, drafts: list[Draft]) -> None:
         """A disk that refuses holds the link up and is tried again: nothing that was received is dropped."""
         while True:
             try:
                 return await self._on_disk(self._store, drafts)
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 self.outbox_faults += 1
                 _log.error("outbox not writable, trying again", rows=len(drafts), error=error)
+                if self._give_up_at and self._clock.monotonic() > self._give_up_at:
+                    _log.error("stopped with readings that no disk took", rows=len(drafts))
+                    raise
                 await asyncio.sleep(DISK_RETRY_S)
 
     def _store(self, drafts: list[Draft]) -> None:
@@ -221,6 +237,10 @@ class Gateway:
                 self._forwarder.receipts(msgspec.json.decode(message.payload, type=Receipts))
         except msgspec.DecodeError as error:
             _log.error("message not understood", topic=message.topic, error=error)
+        except sqlite3.Error as error:
+            # The rows stay, are sent again, and come back as duplicates: a receipt that is lost costs nothing.
+            self.outbox_faults += 1
+            _log.error("receipt not applied", error=error)
 
     # -- retained states -------------------------------------------------------------------------------------
 
@@ -272,6 +292,13 @@ def check_device(device: Device, drivers: Mapping[str, Driver]) -> tuple[Driver,
             expected="one of: " + ", ".join(sorted(drivers)),
             found=repr(device.driver),
             do="Correct `driver`.",
+        )
+    if isinstance(driver.spec, BleSpec) and not device.address:
+        raise SettingsError(
+            f"{entry}: {driver.name} is read over Bluetooth, and no address is named.",
+            expected='address = "AA:BB:CC:DD:EE:FF", the one printed on the device',
+            found="no address",
+            do="Add `address`: without it any device of this kind within radio reach would count as this room's.",
         )
     if isinstance(driver.spec, SerialSpec) and not device.port:
         raise SettingsError(

@@ -23,6 +23,10 @@ class LossReason(StrEnum):
     LINK_LOST = "link_lost"
     """The radio link broke in the middle of a conversation."""
     RADIO_OFF = "radio_off"
+    FLOODED = "flooded"
+    """The device sent more than could be decoded; the link was cut to protect the other rooms."""
+    INTERNAL_ERROR = "internal_error"
+    """A bug of ours in this device's code; the log has the traceback. Please report it."""
     SERVICE_MISSING = "service_missing"
     """The device lacks the service or characteristic the driver needs."""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from drivers.core.capture import Capture
 from drivers.core.feed import DeviceFeed, Output
-from drivers.core.link import LinkLost, Transport
+from drivers.core.link import LinkLost, LossReason, Transport
 from vitals.clock import Clock
 from vitals.driver import Driver, Options, Session
 from vitals.log import Log
@@ -42,6 +42,7 @@ class Runner:
         self._open_capture = open_capture
         self._jitter = jitter or random.Random()
         self._backoff = BACKOFF_FIRST_S
+        self._capture: Capture | None = None
 
     async def run(self) -> None:
         """For ever; ends by cancellation, handing on what it holds."""
@@ -56,6 +57,10 @@ class Runner:
                 self._feed.set_state("idle" if hangs_up else "off", "", self._clock.now())
             except LinkLost as loss:
                 self._lost(loss)
+                await self._commit(self._feed.link_down())
+            except Exception as error:  # noqa: BLE001  a bug in one device's code must not stop the other rooms
+                _log.exception("device code failed", device=self._feed.device.name)
+                self._lost(LinkLost(LossReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
                 await self._commit(self._feed.link_down())
             await asyncio.sleep(self._backoff * self._jitter.uniform(0.7, 1.3))
 
@@ -74,12 +79,12 @@ class Runner:
             _log.info("link up", device=self._feed.device.name, address=transport.address)
             self._backoff = BACKOFF_FIRST_S
             session = self._driver.new_session(self._options)
-            capture = self._open_capture(transport.address, transport.simulated) if self._open_capture else None
+            self._capture = self._start_capture(transport)
             try:
-                await self._converse(transport, session, capture)
+                await self._converse(transport, session)
             finally:
-                if capture is not None:
-                    capture.close()
+                if self._capture is not None:
+                    self._capture.close()
                 # Also on cancellation: bytes already received are not lost by a stop.
                 await asyncio.shield(self._close(session))
 
@@ -87,16 +92,37 @@ class Runner:
         await self._commit(self._feed.take(session.close()))
         await self._commit(self._feed.link_down())
 
-    async def _converse(self, transport: Transport, session: Session, capture: Capture | None) -> None:
+    def _start_capture(self, transport: Transport) -> Capture | None:
+        """A capture is a convenience: a folder that cannot be written costs the capture, not the readings."""
+        if self._open_capture is None:
+            return None
+        try:
+            return self._open_capture(transport.address, transport.simulated)
+        except OSError as error:
+            _log.error("no capture", device=self._feed.device.name, error=error)
+            return None
+
+    def _tee(self, chunk: Chunk) -> None:
+        if self._capture is None:
+            return
+        try:
+            self._capture.chunk(chunk)
+        except OSError as error:
+            _log.error("capture ended", device=self._feed.device.name, error=error)
+            self._capture = None
+
+    async def _converse(self, transport: Transport, session: Session) -> None:
         await self._handle(transport, session.start())
         async for chunk in _with_ticks(transport):
+            now = self._clock.now()
+            stepped = self._feed.clock(now, self._clock.monotonic())
+            if stepped.drafts:
+                await self._commit(stepped)
             if chunk is None:
-                now = self._clock.now()
                 await self._handle(transport, session.tick(now))
                 await self._commit(self._feed.tick(now))
                 continue
-            if capture is not None:
-                capture.chunk(chunk)
+            self._tee(chunk)
             await self._handle(transport, session.receive(chunk))
             transport.confirm(chunk)
 

@@ -18,6 +18,8 @@ ARRIVAL_MS: Final = 2_000
 AGREES_S: Final = 120
 """An unread device clock within this of ours is taken as right enough: the reading is live."""
 MAX_UNCERTAINTY_MS: Final = 24 * 3_600 * 1_000
+OLDEST_S: Final = 10 * 366 * 86_400
+"""No meter keeps readings for ten years: such a time stamp is a broken clock, and only arrival is known."""
 HISTORICAL_S: Final = 3_600
 """Older than this on arrival: from the device's memory, not of the visit that is going on."""
 
@@ -36,7 +38,10 @@ def determine(observation: Observation, info: DeviceInfo, zone: tzinfo) -> Deter
         return Determined(received, ARRIVAL_MS, observation.historical)
     device_now = _parse(info.clock)
     if device_now is not None:
-        t = info.clock_read_at - round((device_now - said).total_seconds() * NS)
+        age_s = (device_now - said).total_seconds()
+        if age_s > OLDEST_S:
+            return Determined(received, MAX_UNCERTAINTY_MS, True)
+        t = info.clock_read_at - round(age_s * NS)
         # A time stamp ahead of the device's own clock: the clock was set back in between. Arrival bounds it.
         t = min(t, received)
         return Determined(t, CLOCK_READ_MS, observation.historical or received - t > HISTORICAL_S * NS)

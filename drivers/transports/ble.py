@@ -8,7 +8,7 @@ When an indication is confirmed to the device (and so deleted there):
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 from bleak import BleakClient, BleakScanner
 from bleak.backends.characteristic import BleakGATTCharacteristic
@@ -57,10 +57,6 @@ def short_uuid(uuid: str) -> str:
     return lower[4:8] if lower.endswith(_BASE) and lower.startswith("0000") else lower
 
 
-_Wanted: TypeAlias = tuple[str, str]
-"""(address in upper case or empty, 128-bit service UUID)."""
-
-
 class Radio:
     """The gateway's one radio: one scan for all devices that wait, one connection attempt at a time.
 
@@ -70,23 +66,22 @@ class Radio:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.connecting = asyncio.Lock()
-        self._waiting: dict[_Wanted, asyncio.Future[BLEDevice]] = {}
+        self._waiting: dict[str, asyncio.Future[BLEDevice]] = {}
         self._scanner: BleakScanner | None = None
         self._scanning_since = 0.0
         self._switching = asyncio.Lock()
 
-    async def find(self, address: str, service: str) -> BLEDevice:
+    async def find(self, address: str) -> BLEDevice:
         """Wait, however long, until the device advertises. Raises LinkLost when there is no working radio."""
-        wanted = (address.upper(), long_uuid(service))
         found: asyncio.Future[BLEDevice] = asyncio.get_running_loop().create_future()
-        self._waiting[wanted] = found
+        self._waiting[address.upper()] = found
         try:
             while not found.done():
                 await self._switch()
                 await asyncio.wait({found}, timeout=RESCAN_S)
             return found.result()
         finally:
-            self._waiting.pop(wanted, None)
+            self._waiting.pop(address.upper(), None)
             await asyncio.shield(self._switch())
 
     async def _switch(self) -> None:
@@ -107,11 +102,10 @@ class Radio:
                 await _reasoned(scanner.start(), LossReason.RADIO_OFF)
                 self._scanner, self._scanning_since = scanner, now
 
-    def _advertised(self, device: BLEDevice, advertisement: AdvertisementData) -> None:
-        for (address, service), found in self._waiting.items():
-            matches = device.address.upper() == address if address else service in advertisement.service_uuids
-            if matches and not found.done():
-                found.set_result(device)
+    def _advertised(self, device: BLEDevice, _advertisement: AdvertisementData) -> None:
+        found = self._waiting.get(device.address.upper())
+        if found is not None and not found.done():
+            found.set_result(device)
 
 
 def _backend_argument(backend: type | None) -> dict[str, Any]:
@@ -136,11 +130,12 @@ class BleTransport:
         self._spec = spec
         self._clock = clock
         self._client: BleakClient | None = None
+        self._flooded = False
         self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
         self._unconfirmed: dict[int, asyncio.Future[None]] = {}
 
     async def __aenter__(self) -> Self:
-        device = await self._radio.find(self.address, self._spec.service)
+        device = await self._radio.find(self.address)
         self.address = device.address
         client = BleakClient(device, self._hung_up, **_backend_argument(self._radio.backend.client))
         async with self._radio.connecting:
@@ -154,9 +149,11 @@ class BleTransport:
         return self
 
     async def _prepare(self, client: BleakClient) -> None:
-        offered = {short_uuid(c.uuid) for c in client.services.characteristics.values()}
-        missing = self._spec.subscribe[0] not in offered
-        if missing:
+        try:
+            offered = {short_uuid(c.uuid) for c in client.services.characteristics.values()}
+        except BleakError as error:  # the link broke before the table was read
+            raise LinkLost(LossReason.LINK_LOST, str(error)) from None
+        if self._spec.subscribe[0] not in offered:
             raise LinkLost(LossReason.SERVICE_MISSING, f"no characteristic {self._spec.subscribe[0]} in {offered}")
         for channel in self._spec.read:
             if channel in offered:
@@ -169,7 +166,7 @@ class BleTransport:
         # One value that cannot be read (needs pairing, absent after all) must not fail the session.
         try:
             data = await client.read_gatt_char(long_uuid(channel))
-        except (BleakError, OSError) as error:
+        except (BleakError, OSError, EOFError) as error:
             if not client.is_connected:
                 raise LinkLost(LossReason.LINK_LOST, str(error)) from None
             _log.warning("value not readable", channel=channel, address=self.address, error=error)
@@ -180,8 +177,11 @@ class BleTransport:
         """Bleak's callback. The future it returns holds back the confirmation where the backend can wait for it."""
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         chunk = Chunk(bytes(data), self._clock.now(), short_uuid(source.uuid))
-        if self._chunks.qsize() >= QUEUE_LIMIT:
-            self._chunks.put_nowait(None)
+        if self._flooded or self._chunks.qsize() >= QUEUE_LIMIT:
+            if not self._flooded:
+                self._flooded = True
+                self._chunks.put_nowait(None)
+            confirmed.cancel()
             return confirmed
         self._unconfirmed[id(chunk)] = confirmed
         self._chunks.put_nowait(chunk)
@@ -197,6 +197,8 @@ class BleTransport:
         chunk = await self._chunks.get()
         if chunk is not None:
             return chunk
+        if self._flooded:
+            raise LinkLost(LossReason.FLOODED, f"{self.address}: more than {QUEUE_LIMIT} values waiting")
         if self._spec.stays:
             raise LinkLost(LossReason.LINK_LOST, f"{self.address} hung up")
         raise StopAsyncIteration

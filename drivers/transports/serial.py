@@ -7,6 +7,7 @@ slows the line down instead of growing memory. A URL has no descriptor to wait o
 import asyncio
 import errno
 import os
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, Self
@@ -68,7 +69,7 @@ class SerialTransport:
                 write_timeout=2,
                 **({} if "://" in self.address else {"exclusive": True}),
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, termios.error) as error:  # termios.error, unplugged while opening, is no OSError
             raise LinkLost(_reason(error, self.address), str(error)) from None
 
     async def __aexit__(self, *_exc_info: object) -> None:
@@ -100,7 +101,7 @@ class SerialTransport:
         while True:
             try:
                 data = bytes(await asyncio.to_thread(lambda: self._line.read(max(1, self._line.in_waiting))))
-            except (OSError, serial.SerialException) as error:
+            except (OSError, serial.SerialException, termios.error) as error:
                 raise LinkLost(LossReason.UNPLUGGED, f"{self.address}: {error}") from None
             if data:
                 return data
@@ -108,7 +109,7 @@ class SerialTransport:
     async def send(self, send: Send) -> None:
         try:
             await asyncio.to_thread(self._line.write, send.data)
-        except (OSError, serial.SerialException) as error:
+        except (OSError, serial.SerialException, termios.error) as error:
             raise LinkLost(LossReason.UNPLUGGED, f"{self.address}: {error}") from None
 
     def confirm(self, chunk: Chunk) -> None:

@@ -1,0 +1,143 @@
+"""The gateway as a whole, without a broker: what it received is on its disk, however it is stopped or disturbed."""
+
+import asyncio
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from drivers.core.feed import Draft, Output
+from drivers.core.gateway import Gateway
+from drivers.transports.ble import Backend
+from vitals import settings
+from vitals.broker import Message
+from vitals.clock import SystemClock
+from vitals.messages import VERSION, EventMessage, ObservationMessage, Outcome, Receipts
+from vitals.model import Observation
+from vitals.outbox import Outbox
+from vitals.topics import Topics
+
+TOPICS = Topics("clinic")
+
+
+class Deaf:
+    """A broker connection that never stands."""
+
+    connected = False
+    on_connect = wake = None
+
+    def __init__(self, **_options: Any) -> None:
+        pass
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def publish(self, *_args: Any, **_options: Any) -> bool:
+        return False
+
+    def take(self, *_args: Any) -> list[Message]:
+        return []
+
+    def ack(self, _messages: Any) -> None: ...
+
+
+def make(folder: Path) -> Gateway:
+    config = settings.Settings(gateway=settings.Gateway(outbox=str(folder / "outbox.db")))
+    return Gateway(config, {}, SystemClock(), Deaf, Backend())  # type: ignore[arg-type]
+
+
+def reading() -> Draft:
+    message = ObservationMessage(VERSION, "", "", 0, "d", Observation("bp", {}, 1), 1, 0)
+    return Draft(TOPICS.up("g", "1", "d", "obs"), message, urgent=True)
+
+
+def event() -> Draft:
+    return Draft(TOPICS.up("g", "1", "d", "event"), EventMessage(VERSION, "", 0, "x", "", 1), urgent=False)
+
+
+def kept(folder: Path) -> list[str]:
+    outbox = Outbox(folder / "outbox.db")
+    topics = [row.topic.rpartition("/")[2] for row in outbox.after(0, 100)]
+    outbox.close()
+    return topics
+
+
+def test_a_stop_loses_nothing_that_was_received_though_the_disk_is_busy(tmp_path: Path) -> None:
+    async def run() -> None:
+        gateway, stop = make(tmp_path), asyncio.Event()
+        running = asyncio.create_task(gateway.run(stop))
+        await asyncio.sleep(0.1)
+        gateway._disk.submit(time.sleep, 0.8)  # the outbox's thread is held up
+        waiting = asyncio.create_task(gateway._commit(Output([reading(), event()], [])))
+        await asyncio.sleep(0.05)
+        stop.set()
+        waiting.cancel()  # as the stop cancels the device's loop
+        await running
+
+    asyncio.run(run())
+    assert sorted(kept(tmp_path)) == ["event", "obs"]
+
+
+def test_a_disk_that_refuses_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivers.core.gateway.DISK_RETRY_S", 0.01)
+
+    async def run() -> None:
+        gateway = make(tmp_path)
+        put, failures = gateway._outbox.put, iter([sqlite3.OperationalError("database or disk is full")] * 3)
+
+        def refusing(rows: Any) -> None:
+            failure = next(failures, None)
+            if failure is not None:
+                raise failure
+            put(rows)
+
+        gateway._outbox.put = refusing  # type: ignore[method-assign]
+        await gateway._commit(Output([reading()], []))
+        assert gateway.outbox_faults == 3
+        await gateway._farewell()
+
+    asyncio.run(run())
+    assert kept(tmp_path) == ["obs"]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"no json",
+        b'{"v":1,"store_id":"s","now":1,"outcomes":[["e",9223372036854775808,"stored",""]]}',
+        b'{"v":1,"store_id":"s","now":99999999999999999999999,"outcomes":[]}',
+        b'{"v":1,"store_id":"s","now":1,"outcomes":[["e",1,"eaten",""]]}',
+    ],
+)
+def test_a_receipt_that_makes_no_sense_changes_nothing(tmp_path: Path, payload: bytes) -> None:
+    async def run() -> None:
+        gateway = make(tmp_path)
+        await gateway._commit(Output([reading()], []))
+        gateway._receive(Message(TOPICS.stored(gateway._id), payload, retain=False))
+        await gateway._farewell()
+
+    asyncio.run(run())
+    assert kept(tmp_path) == ["obs"]
+
+
+def test_a_receipt_that_the_disk_refuses_is_no_end(tmp_path: Path) -> None:
+    async def run() -> None:
+        gateway = make(tmp_path)
+        await gateway._commit(Output([reading()], []))
+
+        def full(_outcomes: Any) -> int:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        gateway._outbox.settle = full  # type: ignore[method-assign]
+        receipt = Receipts(1, "s", 1, [Outcome(gateway._outbox.epoch, 1, "stored")])
+        gateway._receive(Message(TOPICS.stored(gateway._id), msgspec.json.encode(receipt), retain=False))
+        assert gateway.outbox_faults == 1
+        await gateway._farewell()
+
+    asyncio.run(run())
+    assert kept(tmp_path) == ["obs"], "the row stays and is sent again"
