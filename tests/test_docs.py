@@ -98,7 +98,7 @@ def test_every_driver_loads() -> None:
 
 
 def test_the_faults_of_any_device_are_documented() -> None:
-    expected = {f"link_{reason}" for reason in LossReason} | {"samples_lost"}
+    expected = {f"link_{reason}" for reason in LossReason} | {"samples_lost", "clock_stepped"}
     section = page("docs/faults.md").partition("## Any device")[2].partition("\n## ")[0]
     assert set(rows(section)) == expected
 

@@ -293,6 +293,12 @@ def check_device(device: Device, drivers: Mapping[str, Driver]) -> tuple[Driver,
             found=repr(device.driver),
             do="Correct `driver`.",
         )
+    try:
+        options = complete_options(driver, device.options)
+    except ValueError as error:
+        raise SettingsError(
+            f"{entry}: wrong options.", expected="options of this driver", found=str(error), do="Correct `options`."
+        ) from None
     if isinstance(driver.spec, BleSpec) and not device.address:
         raise SettingsError(
             f"{entry}: {driver.name} is read over Bluetooth, and no address is named.",
@@ -307,9 +313,4 @@ def check_device(device: Device, drivers: Mapping[str, Driver]) -> tuple[Driver,
             found="no port",
             do="Add `port`.",
         )
-    try:
-        return driver, complete_options(driver, device.options)
-    except ValueError as error:
-        raise SettingsError(
-            f"{entry}: wrong options.", expected="options of this driver", found=str(error), do="Correct `options`."
-        ) from None
+    return driver, options

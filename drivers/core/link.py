@@ -17,8 +17,6 @@ class LossReason(StrEnum):
     """Another program holds the line."""
     UNPLUGGED = "unplugged"
     """The line went away while it was open."""
-    NOT_FOUND = "not_found"
-    """No advertisement of the device within the scan time."""
     CONNECT_FAILED = "connect_failed"
     LINK_LOST = "link_lost"
     """The radio link broke in the middle of a conversation."""
