@@ -169,7 +169,7 @@ def test_the_environment_names_the_file_and_overrides_it(tmp_path: Path, vitals:
         (DEVICE.format(driver="bp_gatt", more="options = { unit = 1 }"), "unit"),
         (DEVICE.format(driver="ekg_openview", more='port = "x"\noptions = { rate_hz = "fast" }'), "rate_hz"),
         (DEVICE.format(driver="ekg_openview", more=""), "/dev/ttyUSB0"),
-        (DEVICE.format(driver="bp_gatt", more='[[board.rooms]]\nid = "2"'), "[[board.rooms]]"),
+        (DEVICE.format(driver="bp_gatt", more='address = "AA:BB"\n[[board.rooms]]\nid = "2"'), "[[board.rooms]]"),
         ('[gateway]\nble = { backend = "air" }\n', "air_socket"),
     ],
     ids=["unknown driver", "unknown option", "wrong type", "no port", "room not shown", "no socket"],
