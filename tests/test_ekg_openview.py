@@ -163,3 +163,16 @@ def test_one_array_a_chunk() -> None:
         "ekg", "resp_impedance", "ppg_ir", "ppg_red",
     ]  # fmt: skip
     assert not any(isinstance(event, Fault) for event in events)
+
+
+def test_the_status_bits_alone_say_lead_off() -> None:
+    """Offset 19 of the sheet: any of the low five bits. A frame whose EKG and rate are not zero yet counts as well."""
+    frame = bytearray.fromhex("0afa14000206ff780039650c00f1fb0900510e0e62485078c0000b")
+    for bit in range(5):
+        frame[24] = 0xC0 | 1 << bit
+        events = DRIVER.new_session({}).receive(Chunk(bytes(frame), 1))
+        (ekg,) = (event for event in events if isinstance(event, SampleArray) and event.metric == "ekg")
+        (monitor,) = (event for event in events if isinstance(event, Observation))
+        assert ekg.lead_off
+        assert monitor.quantities["hr_device"].value is None
+        assert monitor.quantities["spo2"].value == 98, "the finger is still in"
