@@ -4,8 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.parts import Mosquitto
+
+# A busy machine is no counterexample: the properties are about values, not about milliseconds.
+settings.register_profile("vitals", deadline=None)
+settings.load_profile("vitals")
 
 
 @pytest.fixture
