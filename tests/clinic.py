@@ -32,6 +32,9 @@ class Clinic:
             )
         return self._running[name]
 
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
+
     def kill(self, name: str) -> None:
         """kill -9: no farewell, nothing finished."""
         process = self._running.pop(name)
