@@ -1,25 +1,26 @@
-"""Alert conditions: raised by flags and by lost devices, cleared when their cause is over. Events in, changes out.
+"""Alert conditions of all rooms: raised by flags and by lost devices, cleared when their cause is over. Events in,
+changes out.
 
-One condition a room and metric. Critical is of high priority, abnormal of medium, a technical one low. Cleared or
-lowered only after the values stayed inside the limit: 15 s, or for spot readings two of them, whichever comes first
-(chatter is the usual fault of alarms). Acknowledgement, latching and escalation are not here yet.
+One condition a room and metric. Critical is of high priority, abnormal of medium, a technical one low. Only readings
+of the visit the room has now count; one that nobody can be bound to may raise what is critical for anyone.
+Acknowledgement, latching and escalation are not here yet.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from vitals.clock import NS, Instant
-from vitals.messages import VERSION, AlertMessage, Flag, FlaggedMessage, Level, Priority
+import msgspec
+
+from ingest.associations import SINCE_GRACE
+from ingest.binding import MAX_UNCERTAINTY_MS
+from ingest.condition import LATE, Condition, Step, Word, order
+from vitals.clock import Instant
+from vitals.messages import VERSION, AlertMessage, AssociationMessage, Flag, FlaggedMessage, Level, Priority
 from vitals.metrics import METRICS
 
-INSIDE: Final = 15 * NS
-READINGS_INSIDE: Final = 2
 MAX_CONDITIONS: Final = 4096
 """Rooms times metrics; beyond it the oldest records that are not raised are forgotten."""
-MAX_DEVICES: Final = 16
-"""Devices of one room that give one metric; names without end must not fill the memory."""
 _PRIORITY: Final[dict[Level, Priority]] = {"critical": "high", "abnormal": "med"}
-_ORDER: Final[dict[Priority | None, int]] = {None: 0, "low": 1, "med": 2, "high": 3}
 _TOGETHER: Final = {
     "bp_sys": "bp", "bp_dia": "bp", "bp_map": "bp",
     "hr_ekg": "pulse", "hr_device": "pulse", "pulse_oximeter": "pulse", "pulse_cuff": "pulse",
@@ -35,129 +36,85 @@ class Change(NamedTuple):
     alert: AlertMessage | None
 
 
-class _Condition:
-    """`alert` is what is published now. While readings are milder, `milder` gathers the worst of them."""
-
-    def __init__(self) -> None:
-        self.alert: AlertMessage | None = None
-        self.milder: AlertMessage | None = None
-        self.inside_since: Instant | None = None
-        self.inside = 0
-        self.newest: dict[str, Instant] = {}
-        self.spot = False
-
-    @property
-    def order(self) -> int:
-        return _order(self.alert)
-
-
 class Alerts:
     """`simulated`: whether simulated readings alarm (only a demo says so)."""
 
     def __init__(self, *, simulated: bool) -> None:
         self._simulated = simulated
-        self._conditions: dict[tuple[str, str], _Condition] = {}
+        self._conditions: dict[tuple[str, str], Condition] = {}
 
     def active(self) -> list[tuple[str, AlertMessage]]:
         """What is raised now, with its room: to be published again on every connect."""
         return [(room, c.alert) for (room, _), c in self._conditions.items() if c.alert is not None]
 
-    def knows(self, room: str, alert: str) -> bool:
-        """Whether this session raised, cleared or took over that alert before."""
-        return (room, alert) in self._conditions
+    def adopt(self, room: str, alert: AlertMessage, association: AssociationMessage | None) -> list[Change]:
+        """Take over an alert an earlier session left retained: it lasts until readings or devices end it.
 
-    def adopt(self, room: str, alert: AlertMessage) -> None:
-        """Take over an alert an earlier session left retained: it lasts until readings or devices end it."""
-        self._condition(room, alert.id).alert = alert
+        It is ended instead when this session has done so before, or when it is of another visit.
+        """
+        condition = self._condition(room, alert.id)
+        foreign = association is not None and not alert.technical and not _belongs(alert, association)
+        if condition.alert is None and (condition.eased or foreign):
+            return [Change(room, alert.id, None)]
+        return [] if condition.eased or foreign else _changes(room, alert.id, condition.adopt(alert))
 
     # -- readings --------------------------------------------------------------------------------------------
 
-    def flagged(self, room: str, message: FlaggedMessage, now: Instant) -> list[Change]:
-        """A fresh reading with its flags. Historical readings never alarm; late ones do, and say so."""
-        if message.historical or (message.simulated and not self._simulated):
+    def flagged(self, room: str, message: FlaggedMessage, now: Instant, current: int) -> list[Change]:
+        """A fresh reading with its flags; `current` is the association version the room has now, 0 for none.
+
+        Historical readings never alarm; late ones of this visit do, and say so.
+        """
+        if message.historical or (message.simulated and not self._simulated) or not _counts(message, current):
             return []
         changes: list[Change] = []
-        for key, (metric, flag) in _worst(message).items():
+        for key, flags in _by_condition(message).items():
             condition = self._condition(room, key)
-            condition.spot = METRICS[metric].pace == "episodic"
-            alert = self._alert(key, metric, flag, message, now)
-            # Late: a continuous value says nothing of now. A spot reading is news, and may raise, not lower.
-            may_count = condition.spot and _order(alert) > condition.order
-            if _overtaken(condition, message) and not may_count:
-                continue
-            changes += self._step(room, key, condition, alert, now)
+            condition.spot = all(METRICS[metric].pace == "episodic" for metric in flags)
+            alert = _hear(condition, key, flags, message, now)
+            ours = condition.alert is None or condition.alert.assoc_version == message.assoc_version
+            if alert is not _NOTHING and (ours or message.assoc_version == current or order(alert) > condition.order):
+                changes += _changes(room, key, condition.step(alert, now))
         return changes
 
     def visit_over(self, room: str) -> list[Change]:
         """Another patient, or none: what the readings of the last one raised is over. Technical ones stay."""
-        return [
-            self._end(r, key, condition)
-            for (r, key), condition in self._conditions.items()
-            if r == room and condition.alert is not None and not condition.alert.technical
-        ]
+        ended: list[Change] = []
+        for (r, key), condition in self._conditions.items():
+            technical = condition.alert is not None and condition.alert.technical
+            if r != room or technical:
+                continue
+            condition.forget()
+            if condition.alert is not None:
+                condition.end()
+                ended.append(Change(room, key, None))
+        return ended
+
+    def bound(self, room: str, association: AssociationMessage, before: int) -> list[Change]:
+        """The room's association is told, renewed or corrected (then `before` is the version it had).
+
+        Alerts of a corrected visit carry the new version; what another visit's readings raised is over.
+        """
+        changes: list[Change] = []
+        for (r, key), condition in self._conditions.items():
+            alert = condition.alert
+            if r != room or alert is None or alert.technical or _belongs(alert, association):
+                continue
+            if before and alert.assoc_version == before:
+                condition.alert = msgspec.structs.replace(alert, assoc_version=association.version)
+            else:
+                condition.forget()
+                condition.end()
+            changes.append(Change(room, key, condition.alert))
+        return changes
 
     def tick(self, now: Instant) -> list[Change]:
         """Time passes: conditions whose readings stayed inside long enough."""
-        changes: list[Change] = []
-        for (room, key), condition in list(self._conditions.items()):
-            # A continuous value must still be coming; a spot reading stands until the next.
-            if condition.spot and condition.inside_since is not None and now - condition.inside_since >= INSIDE:
-                changes += self._ease(room, key, condition)
-        return changes
-
-    def _step(
-        self, room: str, key: str, condition: _Condition, alert: AlertMessage | None, now: Instant
-    ) -> list[Change]:
-        order = _order(alert)
-        if order >= condition.order:
-            condition.milder, condition.inside_since, condition.inside = None, None, 0
-            if alert is None or order == condition.order:
-                return []
-            condition.alert = alert
-            return [Change(room, key, alert)]
-        if condition.inside_since is None:
-            condition.inside_since, condition.milder = now, alert
-        elif order > _order(condition.milder):
-            condition.milder = alert
-        condition.inside += 1
-        enough = condition.spot and condition.inside >= READINGS_INSIDE
-        return self._ease(room, key, condition) if enough or now - condition.inside_since >= INSIDE else []
-
-    def _ease(self, room: str, key: str, condition: _Condition) -> list[Change]:
-        """Down to the worst of the milder readings, or to the end."""
-        milder = condition.milder
-        change = self._end(room, key, condition)
-        if milder is None:
-            return [change]
-        condition.alert = milder
-        return [Change(room, key, milder)]
-
-    def _end(self, room: str, key: str, condition: _Condition) -> Change:
-        condition.alert, condition.milder, condition.inside_since, condition.inside = None, None, None, 0
-        return Change(room, key, None)
-
-    @staticmethod
-    def _alert(key: str, metric: str, flag: Flag, message: FlaggedMessage, now: Instant) -> AlertMessage | None:
-        priority = _PRIORITY.get(flag.level)
-        # Without a patient only what is critical for anyone alarms.
-        if priority is None or (priority == "med" and message.assoc_version == 0):
-            return None
-        late = f", late {message.late_s // 60} min" if message.late_s else ""
-        return AlertMessage(
-            v=VERSION,
-            id=key,
-            priority=priority,
-            technical=False,
-            metric=metric,
-            text=f"{METRICS[metric].title}: {flag.text}{late}",
-            since=now,
-            limit=flag.limit,
-            limit_of=flag.metric,
-            op=flag.op,
-            threshold=flag.threshold,
-            device=message.device,
-            simulated=message.simulated,
-        )
+        return [
+            change
+            for (room, key), condition in list(self._conditions.items())
+            for change in _changes(room, key, condition.tick(now))
+        ]
 
     # -- devices ---------------------------------------------------------------------------------------------
 
@@ -166,7 +123,10 @@ class Alerts:
         key = f"device-{device}"
         if not reason:
             known = self._conditions.get((room, key))
-            return [self._end(room, key, known)] if known is not None and known.alert is not None else []
+            if known is None or known.alert is None:
+                return []
+            known.end()
+            return [Change(room, key, None)]
         condition = self._condition(room, key)
         if condition.alert is not None:
             return []
@@ -183,41 +143,81 @@ class Alerts:
         )
         return [Change(room, key, condition.alert)]
 
-    def _condition(self, room: str, key: str) -> _Condition:
+    def _condition(self, room: str, key: str) -> Condition:
         if (room, key) not in self._conditions and len(self._conditions) >= MAX_CONDITIONS:
             quiet = next((k for k, c in self._conditions.items() if c.alert is None), None)
             if quiet is not None:
                 del self._conditions[quiet]
-        return self._conditions.setdefault((room, key), _Condition())
+        return self._conditions.setdefault((room, key), Condition())
 
 
-def _worst(message: FlaggedMessage) -> dict[str, tuple[str, Flag]]:
-    """By alert id, the metric and flag that count. Values that were not evaluated neither raise nor clear."""
-    worst: dict[str, tuple[str, Flag]] = {}
-    for metric, flag in _flags(message):
-        key = _TOGETHER.get(metric, metric)
-        if key not in worst or _level(flag) > _level(worst[key][1]):
-            worst[key] = (metric, flag)
-    return worst
+_NOTHING: Final = AlertMessage(VERSION, "", "low", True, "", "nothing new", 0)
+"""Stands for a reading that was overtaken."""
 
 
-def _flags(message: FlaggedMessage) -> Iterator[tuple[str, Flag]]:
-    return ((metric, value.flag) for metric, value in message.values.items() if value.flag is not None)
+def _changes(room: str, key: str, steps: Sequence[Step]) -> list[Change]:
+    return [Change(room, key, alert) for alert in steps]
 
 
-def _level(flag: Flag) -> int:
-    return _ORDER[_PRIORITY.get(flag.level)]
-
-
-def _order(alert: AlertMessage | None) -> int:
-    return _ORDER[alert.priority if alert is not None else None]
-
-
-def _overtaken(condition: _Condition, message: FlaggedMessage) -> bool:
-    """Whether a newer reading of that device was seen before."""
-    if message.t < condition.newest.get(message.device, 0):
+def _counts(message: FlaggedMessage, current: int) -> bool:
+    """Whether it may alarm in a room that has that visit now: its own readings, and, since a wrong clock must not
+    silence what is critical, those nobody can be bound to, if they come from now as far as anybody knows."""
+    if message.assoc_version == current:
         return True
-    if len(condition.newest) >= MAX_DEVICES and message.device not in condition.newest:
-        condition.newest.clear()
-    condition.newest[message.device] = message.t
-    return False
+    return message.assoc_version == 0 and not message.late_s and message.uncertainty_ms <= MAX_UNCERTAINTY_MS
+
+
+def _belongs(alert: AlertMessage, association: AssociationMessage) -> bool:
+    """Whether readings of that visit raised it; what was raised unbound belongs to the visit that had begun."""
+    if alert.assoc_version:
+        return alert.assoc_version == association.version
+    return alert.since >= association.since - SINCE_GRACE
+
+
+def _by_condition(message: FlaggedMessage) -> dict[str, dict[str, Flag]]:
+    """Flags by alert id and metric. Values that were not evaluated neither raise nor clear."""
+    found: dict[str, dict[str, Flag]] = {}
+    for metric, value in message.values.items():
+        if value.flag is not None:
+            found.setdefault(_TOGETHER.get(metric, metric), {})[metric] = value.flag
+    return found
+
+
+def _hear(
+    condition: Condition, key: str, flags: dict[str, Flag], message: FlaggedMessage, now: Instant
+) -> AlertMessage | None:
+    """What the condition comes to. Late: a continuous value says nothing of now; a spot reading is news, and may
+    raise, not lower."""
+    alerts = {metric: _alert(key, metric, flag, message, now) for metric, flag in flags.items()}
+    t = min(message.t, now)
+    taken = [condition.hear((message.device, metric), Word(t, now, alert)) for metric, alert in alerts.items()]
+    if any(taken):
+        return condition.worst(now)
+    news = max(alerts.values(), key=order)
+    return news if condition.spot and order(news) > condition.order else _NOTHING
+
+
+def _alert(key: str, metric: str, flag: Flag, message: FlaggedMessage, now: Instant) -> AlertMessage | None:
+    priority = _PRIORITY.get(flag.level)
+    # Without a patient only what is critical for anyone alarms.
+    if priority is None or (priority == "med" and message.assoc_version == 0):
+        return None
+    # A pressure may carry the flag of another one: the title is of the one whose limit is passed.
+    title = METRICS[flag.metric or metric].title.partition(" (")[0]
+    late = f"{LATE}{message.late_s // 60} min" if message.late_s else ""
+    return AlertMessage(
+        v=VERSION,
+        id=key,
+        priority=priority,
+        technical=False,
+        metric=metric,
+        text=f"{title}: {flag.text}{late}",
+        since=now,
+        limit=flag.limit,
+        limit_of=flag.metric,
+        op=flag.op,
+        threshold=flag.threshold,
+        device=message.device,
+        simulated=message.simulated,
+        assoc_version=message.assoc_version,
+    )

@@ -33,13 +33,19 @@ class Why(IntEnum):
 
     DECIDED = 0
     NO_RULE = 1
-    OFF_SCALE = 2
-    OTHER_PATIENT = 3
-    OTHER_SITE = 4
-    NO_SITE = 5
-    NO_SEX = 6
-    NO_AGE = 7
-    NO_PATIENT = 8
+    NO_LOW = 2
+    NO_HIGH = 3
+    OFF_SCALE = 4
+    OTHER_PATIENT = 5
+    OTHER_SITE = 6
+    NO_SITE = 7
+    NO_SEX = 8
+    NO_AGE = 9
+    NO_PATIENT = 10
+
+
+_NO_SIDE: Final = {"low": Why.NO_LOW, "high": Why.NO_HIGH}
+"""A side that no row of the file asks about: beyond it nobody knows what is normal."""
 
 
 class Columns(NamedTuple):
@@ -93,10 +99,12 @@ class Engine:
         self.other_site: Final = len(self.sites)
         self._tables = [_site_table(rule, self.sites) for rule in self.rules]
         self._of_metric: dict[int, list[tuple[int, Rule]]] = {}
-        self._questions: dict[int, list[str]] = {}
+        self._questions: dict[int, dict[str, Why]] = {}
         for metric, code in CODES.items():
             self._of_metric[code] = [(no, rule) for no, rule in enumerate(self.rules) if metric in rule.metrics]
-            self._questions[code] = sorted({rule.question for rule in rules.all_rules if metric in rule.metrics})
+            asked = {rule.question: Why.OTHER_PATIENT for rule in rules.all_rules if metric in rule.metrics}
+            sides = {side: _NO_SIDE[side] for side in rules.asked.get(metric, ("high", "low"))} if asked else {}
+            self._questions[code] = sides | asked
 
     def site_code(self, site: str) -> int:
         return self.sites.get(site, self.other_site)
@@ -117,7 +125,7 @@ class Engine:
         shown = np.full(size, -1, np.int16)
         if not self._questions[code]:
             return Verdicts(shown, np.full(size, Why.NO_RULE, np.int16))
-        open_for = {question: np.full(size, Why.OTHER_PATIENT, np.int16) for question in self._questions[code]}
+        open_for = {question: np.full(size, why, np.int16) for question, why in self._questions[code].items()}
         undecided = np.zeros(size, np.int16)
         populations: dict[tuple[object, ...], tuple[Bools, Bools, Codes]] = {}
         values = self._rounded(code, columns.value)

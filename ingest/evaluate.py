@@ -11,6 +11,7 @@ import numpy as np
 from ingest.associations import age_days, age_years
 from ingest.engine import CODES, SEXES, UNKNOWN, Columns, Engine, Why
 from ingest.plausibility import Doubts, judge, limits_text
+from ingest.pressures import answer_as_one
 from ingest.rules import LEVELS, Quality, RuleSet
 from vitals.messages import AssociationMessage, Flag, FlaggedValue
 from vitals.metrics import METRICS
@@ -20,16 +21,19 @@ NORMAL: Final = Flag(interpretation="N", level="normal")
 DATA_ONLY: Final = "flagging is off (data-only profile)"
 REPEAT: Final = "implausible, repeat"
 CUFFLESS: Final = "cuffless"
+NO_PATIENT: Final = "no patient bound"
 _COMPARATORS: Final = {None: 0, "<": -1, ">": 1}
 _WHY: Final = {
     Why.NO_RULE: "no rule for this metric",
+    Why.NO_LOW: "no rule for low values",
+    Why.NO_HIGH: "no rule for high values",
     Why.OFF_SCALE: "off the device's scale",
     Why.OTHER_PATIENT: "no rule for this patient",
     Why.OTHER_SITE: "no rule for this site",
     Why.NO_SITE: "site not recorded",
     Why.NO_SEX: "sex not known",
     Why.NO_AGE: "age not known",
-    Why.NO_PATIENT: "no patient bound",
+    Why.NO_PATIENT: NO_PATIENT,
 }
 _NOT_VALID: Final = {
     Validity.NOT_A_NUMBER: "no reading: the device finished without a value",
@@ -76,6 +80,7 @@ class Evaluator:
         numbers = np.array([no for no, _ in cells], np.intp)
         doubts = judge(columns.metric, columns.value, numbers, self.rules.plausibility)
         verdicts = self._engine.evaluate(columns)
+        answer_as_one(self._engine, columns, numbers, verdicts)
         for i, (no, metric) in enumerate(cells):
             verdict = (int(verdicts.rule[i]), Why(int(verdicts.why[i])))
             answers[no][metric] = self._answer(answers[no][metric], metric, readings[no], verdict, doubts, i)
@@ -167,6 +172,11 @@ def _person(association: AssociationMessage | None) -> tuple[float, ...]:
     pregnant = UNKNOWN if association.pregnant is None else int(association.pregnant)
     sex = SEXES[association.sex]
     return age_years(association), age_days(association), sex, pregnant, association.spo2_scale, 1
+
+
+def not_evaluated(reading: Reading, why: str) -> dict[str, FlaggedValue]:
+    """The values as they came, and why no rule was run."""
+    return {metric: _without(_unjudged(metric, quantity), why) for metric, quantity in reading.quantities.items()}
 
 
 def _unjudged(metric: str, q: Quantity) -> FlaggedValue:

@@ -5,14 +5,16 @@ No clock, no broker, no store: `service.py` is the shell that has them.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from ingest.admission import EVENTS, MAX_INDEX, OBSERVATIONS, STRIPS, Refusal
 from ingest.alerts import Alerts, Change
+from ingest.associations import problem
 from ingest.ekg.streams import Lost, Streams
 from ingest.judge import Judge
+from ingest.outgoing import Outgoing
 from ingest.presence import Heard, Presence
 from ingest.rules import RuleSet
 from ingest.store.contract import Address, EvaluationRow, EventRow, ObservationRow, Row, StripRow, StripTail
@@ -25,17 +27,11 @@ from vitals.messages import (
     DeviceBirth,
     DeviceStatus,
     EventMessage,
-    FlaggedMessage,
     GatewayStatus,
     ObservationMessage,
     StripMessage,
-    encode,
 )
 from vitals.topics import NAME, Topics, Up
-
-FLAGGED_EXPIRY_S: Final = 3600
-MAX_FLAGGED_PACK: Final = 100
-SCHEMA_FLAGGED: Final = "application/vnd.vitals.flagged+json;v=1"
 
 
 class Pipeline:
@@ -52,7 +48,7 @@ class Pipeline:
         self._events = 0
         self._presence = Presence()
         self._judging = Judge(rules)
-        self._flagged: dict[str, list[FlaggedMessage]] = {}
+        self._out = Outgoing(topics)
 
     def subscriptions(self) -> list[tuple[str, int]]:
         """(topic filter, QoS). Alerts are ours: they are read to take over, or end, what an earlier session left."""
@@ -67,23 +63,29 @@ class Pipeline:
             self.streams.resume(tail)
 
     def process(self, messages: Sequence[Incoming], now: Instant) -> Work:
-        """One batch. Never raises on any topic or payload."""
+        """One batch. Raises on no topic and payload, but by a bug of ours: then it may be given again in parts."""
         work = Work()
-        for number, message in enumerate(messages):
-            self._route(number, message, now, work)
-        self._judge(now, work)
-        return self._finish(work)
+        try:
+            for number, message in enumerate(messages):
+                self._route(number, message, now, work)
+            self._judge(now, work)
+        except Exception:
+            # What alarmed or ended meanwhile has happened, and is told with the next batch; so are readings judged.
+            self._out.keep(work)
+            self._judging.drop_readings()
+            raise
+        return self._out.finish(work)
 
     def tick(self, now: Instant) -> Work:
         """Time passes: gaps that stay, alerts that are over."""
         work = Work()
         self._report(self.streams.due(now), now, work)
         self._change(self.alerts.tick(now), work)
-        return self._finish(work)
+        return self._out.finish(work)
 
     def retained(self) -> list[Publication]:
         """Our retained topics (the status is the shell's), for every connect."""
-        return [self._alert(Change(room, alert.id, alert)) for room, alert in self.alerts.active()]
+        return self._out.alerts([Change(room, alert.id, alert) for room, alert in self.alerts.active()])
 
     # -- routing ---------------------------------------------------------------------------------------------
 
@@ -103,7 +105,7 @@ class Pipeline:
         elif core is not None and core[1] == "assoc":
             self._associate(core[0], message, now, work)
         elif core is not None and core[1] == "alert":
-            self._own_alert(core[0], core[2], message, work)
+            self._own_alert(core[0], core[2], message, now, work)
         else:
             self._refuse(Refusal("unknown topic"), "", work)
 
@@ -114,7 +116,7 @@ class Pipeline:
             readings, refusals = OBSERVATIONS.admit(payload)
             for reading in readings:
                 self._row(number, ObservationRow(address, reading), address, reading, work)
-                self._judging.reading(address, reading, now)
+                self._judging.reading(address, reading, now, self._presence.clock_off_ms(address.gateway))
         elif up.leaf == "strip":
             strips, refusals = STRIPS.admit(payload)
             for strip in strips:
@@ -171,14 +173,24 @@ class Pipeline:
         rate, lost = self.streams.take(address, strip, now)
         self._report(lost, now, work)
         if rate is not None:
-            self._judging.rate(address, strip, rate, now)
+            self._judging.rate(address, strip, rate, now, self._presence.clock_off_ms(address.gateway))
 
     def _judge(self, now: Instant, work: Work) -> None:
-        for room, message, fresh in self._judging.judge():
-            work.rows.append(EvaluationRow(room, message))
-            if fresh:
-                self._flagged.setdefault(room, []).append(message)
-                self._change(self.alerts.flagged(room, message, now), work)
+        batch = self._judging.judge()
+        for judged in batch:
+            work.rows.append(EvaluationRow(judged.room, judged.message, judged.reading, judged.ahead))
+            if judged.failed:
+                self.refused["not evaluated: internal error"] += 1
+            if judged.fresh:
+                self._out.show(judged.room, judged.message)
+        for judged in batch:
+            if judged.fresh:
+                current = self._current(judged.room, now)
+                self._change(self.alerts.flagged(judged.room, judged.message, now, current), work)
+
+    def _current(self, room: str, now: Instant) -> int:
+        association = self._judging.associations.current(room, now)
+        return association.version if association is not None else 0
 
     # -- rooms, devices, alerts ------------------------------------------------------------------------------
 
@@ -190,57 +202,44 @@ class Pipeline:
             return
         if association is not None and not association.visit:
             association = None
-        if self._judging.associations.learn(room, association, now=now, retained=message.retain):
+        if association is not None and (wrong := problem(association)):
+            self._refuse(Refusal("bad value", wrong), "", work)
+            return
+        before = self._current(room, now)
+        if self._judging.associations.learn(room, association, now=now):
             self._change(self.alerts.visit_over(room), work)
+        current = self._judging.associations.current(room, now)
+        if current is not None:
+            self._change(self.alerts.bound(room, current, before), work)
 
     def _heard(self, heard: Sequence[Heard], now: Instant, work: Work) -> None:
         for h in heard:
             if h.reason is not None:
                 self._change(self.alerts.technical(h.room, h.device, h.reason, now, simulated=h.simulated), work)
 
-    def _own_alert(self, room: str, key: str, message: Incoming, work: Work) -> None:
+    def _own_alert(self, room: str, key: str, message: Incoming, now: Instant, work: Work) -> None:
         """A retained alert of ours: still true, over meanwhile, or left by an earlier session."""
         if not message.retain or not message.payload:
             return
         alert = self._state(message.payload, AlertMessage, work)
         if alert is None or alert.id != key:
             return
-        active = {(r, a.id) for r, a in self.alerts.active()}
-        over = self.alerts.knows(room, key) or (alert.technical and self._presence.fine(room, alert.device))
+        over = alert.technical and self._presence.fine(room, alert.device)
         unwanted = alert.simulated and not alert.technical and not self._simulated_alarms
-        if (room, key) in active:
-            return
         if over or unwanted:
-            self._change([Change(room, key, None)], work)
+            raised = any(a.id == key for r, a in self.alerts.active() if r == room)
+            self._change([] if raised else [Change(room, key, None)], work)
         else:
-            self.alerts.adopt(room, alert)
+            current = self._judging.associations.current(room, now)
+            self._change(self.alerts.adopt(room, alert, current), work)
 
     def _change(self, changes: Sequence[Change], work: Work) -> None:
-        work.publish += [self._alert(change) for change in changes]
-
-    def _alert(self, change: Change) -> Publication:
-        payload = encode(change.alert) if change.alert is not None else b""
-        return Publication(self.topics.alert(change.room, change.id), payload, retain=True)
+        work.publish += self._out.alerts(changes)
 
     def _report(self, lost: Sequence[Lost], now: Instant, work: Work) -> None:
         """Samples that did not come are an event with a size."""
-        for address, metric, seconds in lost:
+        for address, metric, seconds, simulated in lost:
             self._events += 1
             detail = f"{seconds:.1f} s of {metric} not received"
-            event = EventMessage(VERSION, self.session, self._events, "ekg_gap", detail, now)
+            event = EventMessage(VERSION, self.session, self._events, "ekg_gap", detail, now, simulated=simulated)
             work.rows.append(EventRow(address, event))
-
-    def _finish(self, work: Work) -> Work:
-        flagged, self._flagged = self._flagged, {}
-        packs = [
-            Publication(
-                self.topics.flagged(room),
-                encode(messages[i : i + MAX_FLAGGED_PACK] if len(messages) > 1 else messages[0]),
-                expiry_s=FLAGGED_EXPIRY_S,
-                content_type=SCHEMA_FLAGGED,
-            )
-            for room, messages in flagged.items()
-            for i in range(0, len(messages), MAX_FLAGGED_PACK)
-        ]
-        work.publish = packs + work.publish
-        return work

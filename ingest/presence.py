@@ -2,6 +2,8 @@
 
 from typing import Final, NamedTuple
 
+import msgspec
+
 from vitals.messages import DeviceStatus, GatewayStatus
 
 GATEWAY_OFFLINE: Final = "gateway offline"
@@ -49,8 +51,16 @@ class Presence:
             return []
         if now is None and len(self._gateways) >= MAX_DEVICES:
             return []
+        if now is not None and not status.online:
+            # Its will cannot know the clock; what it still has sent was timed by the clock of before.
+            status = msgspec.structs.replace(status, clock_off_ms=now.clock_off_ms)
         self._gateways[name] = status
         return [self._heard(key) for key in self._devices if key[0] == name]
+
+    def clock_off_ms(self, gateway: str) -> int | None:
+        """How far a gateway's clock is off, as it says itself; None when it does not know, or has not said."""
+        status = self._gateways.get(gateway)
+        return status.clock_off_ms if status is not None else None
 
     def fine(self, room: str, device: str) -> bool:
         """Whether a device of that name in that room is known and can be heard."""

@@ -18,6 +18,7 @@ from vitals.metrics import METRICS
 
 SHIPPED: Final = Path(__file__).with_name("rules.toml")
 Profile: TypeAlias = Literal["clinic", "demo", "data-only"]
+Side: TypeAlias = Literal["high", "low"]
 Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Years: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=150)]
 
@@ -108,6 +109,7 @@ class Plausibility(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     version: Text
     round: dict[str, Annotated[int, msgspec.Meta(ge=0, le=6)]]
+    asked: dict[str, tuple[Side, ...]] = {}
     plausibility: Plausibility
     quality: tuple[Quality, ...]
     rule: tuple[Rule, ...]
@@ -124,6 +126,7 @@ class RuleSet(msgspec.Struct, frozen=True):
     quality: tuple[Quality, ...]
     plausibility: Plausibility
     decimals: dict[str, int]
+    asked: dict[str, tuple[Side, ...]]
 
 
 def load_rules(profile: Profile, site_file: Path | None = None, shipped: Path = SHIPPED) -> RuleSet:
@@ -137,7 +140,7 @@ def load_rules(profile: Profile, site_file: Path | None = None, shipped: Path = 
         file = msgspec.convert(tree, _File, strict=True)
     except msgspec.ValidationError as error:
         raise _wrong(path, _named(str(error), tree)) from None
-    problems = check(file.rule, file.quality, file.round)
+    problems = check(file.rule, file.quality, [*file.round, *file.asked])
     if problems:
         raise _wrong(path, "; ".join(problems))
     return RuleSet(
@@ -149,6 +152,7 @@ def load_rules(profile: Profile, site_file: Path | None = None, shipped: Path = 
         file.quality,
         file.plausibility,
         file.round,
+        file.asked,
     )
 
 
@@ -159,10 +163,10 @@ def runs(rule: Rule, profile: Profile) -> bool:
     return profile == "demo" or rule.evidence == "S" or bool(rule.approved_by)
 
 
-def check(rules: Sequence[Rule], quality: Sequence[Quality], decimals: dict[str, int]) -> list[str]:
+def check(rules: Sequence[Rule], quality: Sequence[Quality], metrics: Sequence[str]) -> list[str]:
     """What types alone cannot say: every problem, so that one run shows all."""
     problems = [f"{row.bit}: unknown metric {m!r}" for row in quality for m in row.metrics if m not in METRICS]
-    problems += [f"round: unknown metric {m!r}" for m in decimals if m not in METRICS]
+    problems += [f"round or asked: unknown metric {m!r}" for m in metrics if m not in METRICS]
     ids = [rule.id for rule in rules]
     problems += [f"{name}: this id stands twice" for name in sorted({i for i in ids if ids.count(i) > 1})]
     for rule in rules:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from ingest.store.contract import Row
+from ingest.store.contract import EvaluationRow, EventRow, Row
 from vitals.messages import OutcomeWord
 
 
@@ -46,3 +46,13 @@ class Work:
         self.claims: list[Claim] = []
         self.publish: list[Publication] = []
         self.loose: set[int] = set()
+
+    def own_rows(self) -> list[Row]:
+        """Rows that nobody sends again: heart rates, and the gaps that ingest itself reports."""
+        claimed = {claim.row for claim in self.claims}
+        return [
+            row
+            for number, row in enumerate(self.rows)
+            if (isinstance(row, EvaluationRow) and row.reading is None)
+            or (isinstance(row, EventRow) and number not in claimed and row.message.epoch)
+        ]

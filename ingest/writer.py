@@ -28,12 +28,11 @@ _log = Log("ingest.store")
 
 
 class _Batch(NamedTuple):
+    """`size`: bytes of the payloads its rows were made from, whether or not the messages are still held."""
+
     work: Work
     messages: Sequence[Message]
-
-    @property
-    def size(self) -> int:
-        return sum(len(message.payload) for message in self.messages)
+    size: int
 
 
 class Writer:
@@ -67,7 +66,7 @@ class Writer:
 
     def add(self, work: Work, messages: Sequence[Message]) -> None:
         """Store now, or keep for later when the store is down."""
-        batch = _Batch(work, messages)
+        batch = _Batch(work, messages, sum(len(message.payload) for message in messages))
         if not work.rows:
             self._settle(batch, [])
             return
@@ -132,6 +131,14 @@ class Writer:
             self._ack(loose)
             loose, work.loose = [], set()
         if full and not work.loose:
-            return _Batch(Work(), [])  # Every one of them is in an outbox and comes again.
+            self._drop_own(work)
+            return _Batch(Work(), [], 0)  # Every reading and strip is in an outbox and comes again.
         self._loose += len(work.loose)
-        return _Batch(work, loose)
+        return _Batch(work, loose, batch.size)
+
+    def _drop_own(self, work: Work) -> None:
+        """Heart rates and gaps are ingest's own and come from nowhere again: said, not hidden."""
+        own = len(work.own_rows())
+        if own:
+            self._refused["store down, rates and gaps"] += own
+            _log.error("heart rates and gaps lost: store down for too long", rows=own)

@@ -110,7 +110,8 @@ def flagged(
 
 
 def adult(age: int | None = 40, **more: object) -> AssociationMessage:
-    return msgspec.structs.replace(AssociationMessage(1, 1, "visit-1", T0 - 3600 * NS, T0 + 3600 * NS, age_years=age), **more)
+    lease = AssociationMessage(1, 1, "visit-1", T0 - 3600 * NS, T0 + 3600 * NS, age_years=age)
+    return msgspec.structs.replace(lease, **more)
 
 
 def observation_row(*args: object, at: Address = AT, **more: object) -> ObservationRow:
@@ -125,5 +126,7 @@ def event_row(*args: object, at: Address = AT, **more: object) -> EventRow:
     return EventRow(at, event(*args, **more))
 
 
-def evaluation_row(*args: object, room: str = "4", **more: object) -> EvaluationRow:
-    return EvaluationRow(room, flagged(*args, **more))
+def evaluation_row(
+    *args: object, room: str = "4", of: ObservationMessage | None = None, ahead: bool = False, **more: object
+) -> EvaluationRow:
+    return EvaluationRow(room, flagged(*args, **more), of, ahead)

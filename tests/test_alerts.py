@@ -1,12 +1,16 @@
 """Alert conditions: when they begin, when they end, and who may not raise one."""
 
+import msgspec
 import pytest
 
 from ingest.alerts import Alerts, Change
 from ingest.presence import GATEWAY_OFFLINE, Presence
 from tests.ingest_making import T0, flagged
 from vitals.clock import NS
-from vitals.messages import AlertMessage, DeviceStatus, GatewayStatus
+from vitals.messages import AlertMessage, DeviceStatus, Flag, GatewayStatus
+from vitals.metrics import METRICS
+
+SPO2 = METRICS["spo2"].title
 
 
 class Room:
@@ -15,10 +19,10 @@ class Room:
     def __init__(self, *, simulated: bool = False) -> None:
         self.alerts = Alerts(simulated=simulated)
 
-    def see(self, second: float, metric: str, level: str, **more: object) -> list[str]:
-        t = T0 + round(second * NS)
-        reading = flagged(values={metric: (1.0, level)}, t=more.pop("t", t), **more)
-        return words(self.alerts.flagged("4", reading, t))
+    def see(self, second: float, metric: str, level: str, *, current: int = 1, **more: object) -> list[str]:
+        now = T0 + round(second * NS)
+        reading = flagged(values={metric: (1.0, level)}, t=more.pop("t", now), **more)
+        return words(self.alerts.flagged("4", reading, now, current))
 
     def wait(self, second: float) -> list[str]:
         return words(self.alerts.tick(T0 + round(second * NS)))
@@ -42,15 +46,15 @@ def test_levels(room: Room, level: str, expected: list[str]) -> None:
 
 def test_the_three_pressures_are_one_alert(room: Room) -> None:
     reading = flagged(values={"bp_sys": (150.0, "abnormal"), "bp_dia": (125.0, "critical"), "bp_map": (70.0, "normal")})
-    (change,) = room.alerts.flagged("4", reading, T0)
+    (change,) = room.alerts.flagged("4", reading, T0, 1)
     assert change.alert is not None
     assert (change.id, change.alert.priority, change.alert.metric) == ("bp", "high", "bp_dia")
 
 
 def test_an_alert_says_what_which_limit_and_which_device(room: Room) -> None:
-    (change,) = room.alerts.flagged("4", flagged(values={"spo2": (84.0, "critical")}, device="oxi-1"), T0)
+    (change,) = room.alerts.flagged("4", flagged(values={"spo2": (84.0, "critical")}, device="oxi-1"), T0, 1)
     assert change.alert == AlertMessage(
-        1, "spo2", "high", False, "spo2", "SpO2: text", T0, limit="limit", device="oxi-1", simulated=False
+        1, "spo2", "high", False, "spo2", f"{SPO2}: text", T0, limit="limit", device="oxi-1", assoc_version=1
     )
 
 
@@ -122,7 +126,7 @@ def test_simulated_readings_alarm_only_where_it_is_said() -> None:
 
 def test_historical_never_late_does_and_says_so(room: Room) -> None:
     assert room.see(0, "bp_sys", "critical", historical=True) == []
-    (change,) = room.alerts.flagged("4", flagged(values={"bp_sys": (200.0, "critical")}, late_s=245), T0)
+    (change,) = room.alerts.flagged("4", flagged(values={"bp_sys": (200.0, "critical")}, late_s=245), T0, 1)
     assert change.alert is not None and change.alert.text.endswith("late 4 min")
 
 
@@ -148,14 +152,14 @@ def test_a_late_spot_reading_raises_and_never_lowers(room: Room) -> None:
 def test_another_visit_ends_what_the_last_ones_readings_raised(room: Room) -> None:
     room.see(0, "spo2", "critical")
     room.alerts.technical("4", "oxi-1", "unplugged", T0, simulated=False)
-    room.alerts.flagged("5", flagged(values={"spo2": (80.0, "critical")}), T0)
+    room.alerts.flagged("5", flagged(values={"spo2": (80.0, "critical")}), T0, 1)
     assert words(room.alerts.visit_over("4")) == ["spo2 over"]
     assert {(r, a.id) for r, a in room.alerts.active()} == {("4", "device-oxi-1"), ("5", "spo2")}
 
 
 def test_an_alert_of_an_earlier_session_is_taken_over(room: Room) -> None:
     left = AlertMessage(1, "spo2", "high", False, "spo2", "SpO2: low", T0 - NS)
-    room.alerts.adopt("4", left)
+    assert room.alerts.adopt("4", left, None) == []
     assert room.alerts.active() == [("4", left)]
     room.see(0, "spo2", "normal")
     assert room.see(15, "spo2", "normal") == ["spo2 over"]
@@ -226,3 +230,84 @@ def test_two_ways_of_counting_one_fast_heart_are_one_alert(room: Room) -> None:
     room.see(0, "hr_ekg", "critical")
     room.see(1, "hr_device", "critical")
     assert [alert.id for _, alert in room.alerts.active()] == ["pulse"]
+
+
+def test_a_rate_that_is_always_older_is_not_overtaken_by_another_metric(room: Room) -> None:
+    """The rate from strips is a second behind the device's own: 29 s of 180/min beside a device that says 80."""
+    told = []
+    for second in range(29):
+        told += room.see(second, "hr_device", "normal")
+        told += room.see(second + 0.1, "hr_ekg", "critical", t=T0 + (second - 1) * NS)
+    assert told == ["pulse high"]
+    assert room.alerts.active()[0][1].metric == "hr_ekg"
+
+
+def test_a_milder_source_does_not_ease_what_another_still_says(room: Room) -> None:
+    room.see(0, "pulse_oximeter", "critical", device="oxi-1")
+    assert [room.see(s, "hr_ekg", "normal", device="ekg-1") for s in range(1, 60)] == [[]] * 59
+    room.see(60, "pulse_oximeter", "normal", device="oxi-1")
+    assert room.see(74, "hr_ekg", "normal", device="ekg-1") == []
+    assert room.see(75, "hr_ekg", "normal", device="ekg-1") == ["pulse over"]
+
+
+def test_a_source_that_was_put_away_does_not_hold_it_for_ever(room: Room) -> None:
+    room.see(0, "pulse_oximeter", "critical", device="oxi-1")
+    assert room.see(300, "hr_ekg", "normal", device="ekg-1") == []
+    room.see(301, "hr_ekg", "normal", device="ekg-1")
+    assert room.see(316, "hr_ekg", "normal", device="ekg-1") == ["pulse over"]
+
+
+def test_one_reading_from_the_future_silences_nothing(room: Room) -> None:
+    room.see(0, "spo2", "normal", t=T0 + 3 * 3600 * NS, version=0)
+    assert room.see(1, "spo2", "critical") == ["spo2 high"]
+
+
+def test_only_readings_of_the_visit_of_now_count(room: Room) -> None:
+    assert room.see(0, "spo2", "critical", version=1, current=2) == []
+    assert room.see(1, "spo2", "critical", version=2, current=2) == ["spo2 high"]
+    assert [room.see(s, "spo2", "normal", version=1, current=2) for s in (2, 20, 40)] == [[], [], []]
+
+
+def test_a_wrong_clock_does_not_silence_what_is_critical_nor_ends_what_is_known(room: Room) -> None:
+    assert room.see(0, "spo2", "abnormal", version=0) == []
+    assert room.see(1, "spo2", "critical", version=0) == ["spo2 high"]
+    assert room.alerts.active()[0][1].assoc_version == 0
+    room.see(2, "spo2", "normal", version=0)
+    assert room.see(17, "spo2", "normal", version=0) == ["spo2 over"]
+    room.see(20, "spo2", "critical", version=1)
+    assert [room.see(s, "spo2", "normal", version=0) for s in (21, 40, 60)] == [[], [], []]
+    assert room.see(70, "temp", "critical", version=0, late_s=130) == []
+
+
+def test_another_patient_is_not_held_by_what_was_said_of_the_last(room: Room) -> None:
+    room.see(0, "pulse_oximeter", "critical", device="oxi-1")
+    room.alerts.visit_over("4")
+    assert room.see(1, "hr_ekg", "normal", device="ekg-1", version=2, current=2) == []
+
+
+def cause(rule: str, metric: str, op: str, threshold: float) -> Flag:
+    return Flag("HH", "critical", rule, f"{rule} rate", f"{metric} {op} {threshold}", metric, op, threshold)
+
+
+def test_another_cause_of_equal_priority_is_told(room: Room) -> None:
+    """150/min, then 35: the words must not go on saying fast."""
+    fast, slow = cause("fast", "hr_device", ">=", 131.0), cause("slow", "hr_device", "<=", 40.0)
+    told = []
+    for second, flag in enumerate((fast, fast, slow, slow)):
+        reading = flagged(values={"hr_device": (1.0, "critical")}, t=T0 + second * NS)
+        value = msgspec.structs.replace(reading.values["hr_device"], flag=flag)
+        now = T0 + second * NS
+        changes = room.alerts.flagged("4", msgspec.structs.replace(reading, values={"hr_device": value}), now, 1)
+        told += [(c.alert.text, c.alert.limit, (c.alert.since - T0) // NS) for c in changes if c.alert]
+    assert told == [
+        ("Heart rate: fast rate", "hr_device >= 131.0", 0), ("Heart rate: slow rate", "hr_device <= 40.0", 2)
+    ]  # fmt: skip
+
+
+def test_the_title_is_of_the_pressure_whose_limit_is_passed(room: Room) -> None:
+    """150/125: the systolic carries the diastolic's flag."""
+    reading = flagged(values={"bp_sys": (150.0, "critical")})
+    flag = cause("severe", "bp_dia", ">", 120.0)
+    values = {key: msgspec.structs.replace(value, flag=flag) for key, value in reading.values.items()}
+    (change,) = room.alerts.flagged("4", msgspec.structs.replace(reading, values=values), T0, 1)
+    assert change.alert is not None and change.alert.text == "Diastolic: severe rate"

@@ -3,6 +3,7 @@
 import warnings
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -266,7 +267,7 @@ def test_a_jump_is_missing_once_nothing_fills_it() -> None:
 def test_what_the_gateway_knows_to_be_lost_is_told_at_once() -> None:
     coverage = fed(strip(0))
     late = strip(1000, lost_before=750)
-    assert coverage.add(late, strip_end(late), T0) == [3.0]
+    assert coverage.add(late, strip_end(late), T0).lost == [3.0]
     assert coverage.open_s == 0
 
 
@@ -331,7 +332,7 @@ def beating(bpm: float, seconds: int, *, stream: str = "s1", first: int = 0) -> 
 
 
 def rates(streams: Streams, strips: list) -> list[tuple[float | None, str]]:
-    found = [streams.take(AT, s, T0)[0] for s in strips]
+    found = [streams.take(AT, s, strip_end(s))[0] for s in strips]
     return [(r.value, r.reason) for r in found if r is not None]
 
 
@@ -353,6 +354,34 @@ def test_a_resent_or_late_strip_is_never_analysed() -> None:
     assert len(rates(streams, strips)) == 12
     assert rates(streams, strips) == []
     assert rates(streams, beating(75, 3, stream="older")) == []
+
+
+def test_a_clock_put_right_after_running_ahead_silences_no_new_stream() -> None:
+    """An hour ahead, then stepped back with a new link-up: 60 strips, 60 answers, and no hour is missing."""
+    streams, ahead = Streams(), 3600 * NS
+    for s in beating(75, 5):
+        streams.take(AT, msgspec.structs.replace(s, t0=s.t0 + ahead), strip_end(s))
+    after = [msgspec.structs.replace(s, t0=s.t0 + 5 * NS) for s in beating(75, 60, stream="s2")]
+    told = rates(streams, after)
+    assert len(told) == 60
+    assert told[-1] == (75.0, "")
+    assert streams.missing() == {}
+
+
+def test_after_a_restart_strips_that_are_stored_are_not_analysed_again() -> None:
+    streams, strips = Streams(), beating(75, 12)
+    streams.resume(StripTail("gateway-1", "cuff-1", "4", "ekg", "s1", 2500, T0 + 10 * NS))
+    assert rates(streams, strips[:10]) == []
+    assert rates(streams, strips[10:]) == [(None, "waiting for beats")] * 2
+
+
+def test_a_backlog_is_analysed_as_late_once() -> None:
+    streams, strips = Streams(), beating(75, 20)
+    rates(streams, [strips[0], strips[19]])
+    late = [streams.take(AT, s, T0 + 30 * NS)[0] for s in strips[1:19]]
+    assert [rate.live for rate in late if rate] == [False] * 18
+    assert late[-1] is not None and late[-1].value == 75.0
+    assert rates(streams, strips) == []
 
 
 def test_lead_off_and_gaps_take_the_rate_away() -> None:

@@ -11,8 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from dashboards.app import Board, listen, serve, subscriptions
+from dashboards.app import Board, serve, subscriptions
 from dashboards.feed import MAX_EKG, MAX_JSON, Client, Feed
+from dashboards.history import rows
+from dashboards.listener import listen
 from dashboards.visits import LEASE_S, RENEW_S
 from ingest.store.contract import HistoryPoint
 from tests.browser import clinic
@@ -126,6 +128,47 @@ def test_noise_greys_only_what_no_rule_judged(bench: Bench) -> None:
     assert "q" not in message["obs"]["spo2"]
 
 
+@pytest.mark.parametrize(("key", "value"), [("hr_ekg", 1e30), ("temp", -1e15), ("glu", 1e300), ("spo2", 101.0)])
+def test_a_value_nobody_can_have_is_refused_before_it_is_rounded(bench: Bench, key: str, value: float) -> None:
+    values = {key: clinic.value(key, value), "weight": clinic.value("weight", 70)}
+    bench.put(clinic.flagged("1", bench.now, values))
+    assert bench.board.rooms.services.faults == {"value no living patient has": 1}
+    assert (bench.obs()[key]["v"], bench.obs()[key]["reason"]) == (None, "invalid")
+    assert bench.obs()["weight"]["v"] == 70
+
+
+def test_a_cuff_pressure_nobody_can_have_is_refused_and_its_time_is_never_ahead(bench: Bench) -> None:
+    bench.put(clinic.cuff("1", bench.now, 1e30))
+    assert "cuff_pressure" not in bench.obs()
+    bench.put(clinic.cuff("1", bench.now + 60 * NS, 120))
+    assert bench.obs()["cuff_pressure"]["ts"] == bench.now // NS_PER_MS
+
+
+def test_a_time_that_is_not_sure_says_so(bench: Bench) -> None:
+    glucose = {"glu": clinic.value("glu", 100)}
+    (sure,) = bench.put(clinic.flagged("1", bench.now, glucose, uncertainty_ms=120_000))
+    assert "unsure" not in sure["obs"]["glu"]
+    bench.clock.advance(1)
+    (unsure,) = bench.put(clinic.flagged("1", bench.now, glucose, uncertainty_ms=120_001))
+    assert unsure["obs"]["glu"]["unsure"] is True
+
+
+def test_texts_are_cut_and_never_turn_the_writing_around(bench: Bench) -> None:
+    (message,) = bench.put(clinic.alert("1", "a", bench.now, "low", "\u202eeno\u2066" + "x" * 500, metric=""))
+    text = message["alarm"]["txt"]
+    assert text.startswith("enox")
+    assert len(text) <= 200
+    (room,) = bench.put(clinic.birth("1", "cuff", "\u202b" + "B" * 900, ("bp_sys",)))
+    assert len(room["room"]["dev"][0]["title"]) <= 200
+    assert "\u202b" not in room["room"]["dev"][0]["title"]
+
+
+def test_what_a_device_said_is_in_units_people_read(bench: Bench) -> None:
+    values = {"temp": clinic.value("temp", 37.0, raw_unit="Cel")}
+    (message,) = bench.put(clinic.flagged("1", bench.now, values))
+    assert message["obs"]["temp"]["raw"] == "37.0 °C"
+
+
 def test_older_and_historical_readings_never_move_the_tile(bench: Bench) -> None:
     bench.put(clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 100)}))
     assert bench.put(clinic.flagged("1", bench.now - 60 * NS, {"glu": clinic.value("glu", 90)})) == []
@@ -215,6 +258,23 @@ def test_resync_gives_a_snapshot_and_drops_what_waited(bench: Bench) -> None:
     assert snapshot["boot"] == bench.feed.boot
     assert snapshot["policy"]["spo2"] == {"stale": 15, "gone": 300}
     assert snapshot["policy"]["bp"] == {"stale": 3600, "gone": 0}
+    assert snapshot["policy"]["pulse_cuff"] == {"stale": 300, "gone": 0}
+    assert snapshot["policy"]["down"] == {"stale": 1, "gone": 0}
+    assert snapshot["tz"] == "UTC"
+
+
+def test_a_page_that_keeps_asking_gets_one_snapshot_a_second(bench: Bench) -> None:
+    for _ in range(50):
+        bench.feed.answer(bench.page, '{"t":"sub","resync":true}', bench.now)
+    assert [message["t"] for message in bench.read()] == ["snap"]
+    bench.feed.answer(bench.page, '{"t":"sub","resync":true}', bench.now)
+    bench.feed.beat(bench.now)
+    assert [message["t"] for message in bench.read()] == ["snap", "hb"]
+    bench.clock.advance(1)
+    bench.feed.beat(bench.now)
+    assert [message["t"] for message in bench.read()] == ["hb"]
+    bench.feed.answer(bench.page, '{"t":"sub","resync":true}', bench.now)
+    assert [message["t"] for message in bench.read()] == ["snap"]
 
 
 def test_a_hidden_page_gets_nothing_and_then_a_snapshot(bench: Bench) -> None:
@@ -228,7 +288,7 @@ def test_a_hidden_page_gets_nothing_and_then_a_snapshot(bench: Bench) -> None:
 
 
 def test_ping_is_answered_and_rubbish_is_not(bench: Bench) -> None:
-    for rubbish in ("", "[]", "{", '{"t":"drop table"}', '{"t":5}'):
+    for rubbish in ("", "[]", "{", '{"t":"drop table"}', '{"t":5}', "[" * 16_000, '{"t":' + "[" * 16_000):
         bench.feed.answer(bench.page, rubbish, bench.now)
     bench.feed.answer(bench.page, '{"t":"ping","id":7}', bench.now)
     assert bench.read() == [{"t": "pong", "id": 7, "now": bench.now / 1e6}]
@@ -313,10 +373,24 @@ def test_one_trace_a_room_lead_two_first(bench: Bench) -> None:
     assert len(bench.board.rooms.take_blocks()) == 2
 
 
-def test_samples_of_another_time_are_counted_not_drawn(bench: Bench) -> None:
-    (message,) = bench.put(clinic.strip("1", bench.now - 90 * NS, 0, np.zeros(25)))
+@pytest.mark.parametrize("seconds", [-90, -31, 1.1, 20, 29])
+def test_samples_of_another_time_are_counted_not_drawn(bench: Bench, seconds: float) -> None:
+    (message,) = bench.put(clinic.strip("1", bench.now + round(seconds * NS), 0, np.zeros(25)))
     assert message["sys"]["faults"] == {"EKG whose time is far from ours": 1}
     assert bench.board.rooms.take_blocks() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rate": 0.4}, {"rate": float("nan")}, {"rate": 1e9}, {"scale": 0.0}, {"scale": -5.0}, {"scale": float("inf")}],
+)
+def test_a_pack_without_a_rate_or_scale_is_counted_not_drawn(bench: Bench, wrong: dict[str, float]) -> None:
+    message = clinic.strip("1", bench.now, 0, np.zeros(25))
+    pack = msgspec.msgpack.decode(message[1]) | wrong
+    bench.put((message[0], msgspec.msgpack.encode(pack)))
+    assert bench.board.rooms.take_blocks() == []
+    assert bench.board.rooms.services.faults == {"message that cannot be read": 1}
+    assert bench.board.rooms.rooms["1"].trace is None
 
 
 # -- alarms, devices, services -----------------------------------------------------------------------------------
@@ -331,6 +405,20 @@ def test_an_alert_lives_from_its_message_to_the_empty_one(bench: Bench) -> None:
     assert ended["alarm"]["ended"] is not None
     assert bench.feed.snapshot(bench.now)["alarms"] == []
     assert bench.put(clinic.alert_end("2", "spo2")) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "shown"),
+    [
+        ("hr_device", "Heart rate (device): low", "Pulse low"),
+        ("bp_sys", "Systolic: severe", "BP severe"),
+        ("spo2", "SpO2: low", "SpO₂ low"),
+        ("spo2", "SpO₂ 84 %", "SpO₂ 84 %"),
+    ],
+)
+def test_an_alert_is_worded_as_the_tile_is(bench: Bench, metric: str, text: str, shown: str) -> None:
+    (message,) = bench.put(clinic.alert("2", "a", bench.now, "high", text, metric=metric))
+    assert message["alarm"]["txt"] == shown
 
 
 def test_alerts_that_ended_while_the_broker_was_away_end_here_too(bench: Bench) -> None:
@@ -355,6 +443,30 @@ def test_a_device_of_an_offline_gateway_is_unreachable(bench: Bench) -> None:
     assert {message["t"] for message in changed} == {"sys", "room"}
     assert changed[1]["room"]["dev"][0]["state"] == "unreachable"
     assert changed[0]["sys"]["notices"][0]["who"] == clinic.GATEWAY
+
+
+def test_a_gateway_is_gone_since_we_saw_it_go(bench: Bench) -> None:
+    """Its will carries the time its session began, which is hours ago."""
+    begun = bench.now - 5 * 3600 * NS
+    bench.put(clinic.gateway(begun), clinic.birth("1", "cuff", "BP cuff", ("bp_sys",), 72))
+    bench.clock.advance(600)
+    bench.put(clinic.gateway(begun, online=False))
+    bench.clock.advance(60)
+    services = bench.board.rooms.services
+    gone = (bench.now - 60 * NS) // NS_PER_MS
+    assert services.trouble(bench.now)["notices"][0]["since"] == gone
+    assert services.shown(bench.now)["gateways"][0]["since"] == gone
+    assert bench.board.rooms.room_shown("1")["dev"][0]["since"] == gone
+    bench.put(clinic.gateway(begun))
+    assert services.trouble(bench.now)["notices"] == []
+
+
+def test_a_gateway_that_was_gone_before_us_has_no_age(bench: Bench) -> None:
+    bench.put(clinic.gateway(bench.now - 5 * 3600 * NS, online=False))
+    notice = bench.board.rooms.services.trouble(bench.now)["notices"][0]
+    assert (notice["who"], notice["txt"], notice["since"]) == (clinic.GATEWAY, "offline", 0)
+    bench.put(clinic.ingest(bench.now - 5 * 3600 * NS, online=False))
+    assert bench.board.rooms.services.shown(bench.now)["ingest"]["since"] == 0
 
 
 def test_a_late_will_of_an_older_session_is_ignored(bench: Bench) -> None:
@@ -404,6 +516,33 @@ def test_what_cannot_be_read_is_counted_and_stops_nothing(bench: Bench) -> None:
     unknown = {"spo3": clinic.value("spo2", 97)}
     bench.put(clinic.flagged("1", bench.now, unknown))
     assert faults["value of an unknown metric"] == 1
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b"\x91"])
+def test_deep_nesting_stops_nothing(bench: Bench, opening: bytes) -> None:
+    topics = clinic.TOPICS
+    deep = opening * (200_000 // len(opening))
+    core = [topics.flagged("1"), topics.alert("1", "x"), topics.ingest_status, topics.gateway_status("g")]
+    up = [topics.up("g", "1", "d", leaf) for leaf in ("birth", "wave", "live", "status")]  # type: ignore[arg-type]
+    bench.put(
+        *((topic, deep) for topic in (*core, *up)), clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 9)})
+    )
+    assert bench.board.rooms.services.faults == {"message that cannot be read": 8}
+    assert bench.obs()["glu"]["v"] == 9
+
+
+def test_a_fault_of_ours_costs_one_message(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bench.board.rooms.apply
+
+    def broken(topic: str, payload: bytes, now: int) -> Any:
+        if topic.endswith("/bad"):
+            raise AttributeError("a mistake of ours")
+        return whole(topic, payload, now)
+
+    monkeypatch.setattr(bench.board.rooms, "apply", broken)
+    bench.put(("x/bad", b""), clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 90)}))
+    assert bench.board.rooms.services.faults == {"message that broke the board's rules": 1}
+    assert bench.obs()["glu"]["v"] == 90
 
 
 def test_a_room_nobody_configured_gets_a_tile(bench: Bench) -> None:
@@ -469,6 +608,51 @@ def test_the_history_of_a_continuous_value_is_thinned_but_keeps_changes() -> Non
     levels = [reading.lv for reading in bench.board.rooms.history("1", 0)]
     assert levels[:3] == ["normal", "critical", "normal"]
     assert len(levels) < 8
+
+
+def test_a_stream_of_temperatures_is_a_row_a_minute_and_hides_no_pressure() -> None:
+    bench = Bench()
+    bench.put(clinic.flagged("1", bench.now, bp(118, 72)))
+    for _ in range(1700):
+        bench.clock.advance(1)
+        bench.put(clinic.flagged("1", bench.now, {"temp": clinic.value("temp", 37.0)}))
+    found = bench.board.rooms.merge_history("1", {}, 0)
+    listed, of = rows(found)
+    assert listed[-1].k == "bp"
+    assert listed[0].ts > (bench.now - 60 * NS) // NS_PER_MS
+    assert 28 <= len(listed) == of <= 30
+
+
+def test_a_table_has_the_newest_forty_and_says_of_how_many() -> None:
+    bench = Bench()
+    for _ in range(50):
+        bench.clock.advance(60)
+        bench.put(clinic.flagged("1", bench.now, {"glu": clinic.value("glu", 100)}))
+    listed, of = rows(bench.board.rooms.merge_history("1", {}, 0))
+    assert (len(listed), of) == (40, 50)
+    assert listed[0].ts == bench.now // NS_PER_MS
+
+
+def test_a_stored_reading_that_cannot_be_shown_costs_itself() -> None:
+    clock = ManualClock()
+    store = Store(clock.now())
+    t = clock.now() - 60 * NS
+    wrong = {"glu": clinic.value("glu", 1e30)}
+    bad = FlaggedMessage(1, "b", "g", "d", "x", "spot", -5, 0, t, {"weight": clinic.value("weight", 70)})
+    worse = FlaggedMessage(1, "w", "g", "d", "x", "spot", t - NS, 0, t, wrong)
+    good = FlaggedMessage(1, "g", "g", "d", "x", "spot", t, 0, t, {"glu": clinic.value("glu", 92)})
+    board = Board(clinic.settings(2), clock, store)
+    board.rooms.fill("1", [bad, worse, good], clock.now())
+    assert board.rooms.rooms["1"].obs["glu"].v == 92
+    assert board.rooms.services.faults == {"stored reading that cannot be read": 1, "value no living patient has": 1}
+
+
+def test_history_of_a_simulated_room_says_so() -> None:
+    clock = ManualClock()
+    store = Store(clock.now())
+    board = Board(clinic.settings(2), clock, store)
+    found = board.rooms.merge_history("1", {"glu": store.history("1", "glu", 0)}, 0)
+    assert all(reading.sim for reading in found)
 
 
 def test_the_lease_of_a_visit_is_renewed_and_names_nobody() -> None:

@@ -203,3 +203,16 @@ def test_a_held_row_is_offered_again_when_its_time_is_over(bench: Bench) -> None
     bench.clock.advance(2)
     bench.forwarder.pump()
     assert bench.wire.seqs() == [1, 2, 1]
+
+
+def test_a_receipt_that_was_long_on_its_way_does_not_make_our_clock_wrong(bench: Bench) -> None:
+    for late_s in (0.01, 5.0, 0.02):
+        now = bench.clock.now() - round(late_s * 1e9)
+        bench.forwarder.receipts(Receipts(1, "s1", now, []))
+    assert bench.forwarder.clock_off_ns == 10_000_000
+
+
+def test_a_clock_that_is_off_is_known(bench: Bench) -> None:
+    for _ in range(25):
+        bench.forwarder.receipts(Receipts(1, "s1", bench.clock.now() + 3_000_000_000, []))
+    assert bench.forwarder.clock_off_ns == -3_000_000_000

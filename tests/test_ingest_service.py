@@ -13,7 +13,7 @@ from ingest.rules import load_rules
 from ingest.service import Service, run
 from ingest.store.contract import Row, RowOutcome, StoreDown
 from ingest.store.sqlite import SqliteStore
-from tests.ingest_making import T0, adult, bp, observation, q
+from tests.ingest_making import T0, adult, bp, observation, q, strip
 from vitals import settings
 from vitals.broker import Message, Will
 from vitals.clock import NS, ManualClock
@@ -279,6 +279,32 @@ def test_without_store_and_outbox_a_loss_is_counted_and_the_board_still_sees(
     ingest.store.down = ""
     ingest.turn(20)
     assert sorted(ingest.broker.acked) == [1, 2, 3, 4, 5]
+
+
+def test_bytes_that_wait_are_bounded_as_well(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their messages are acknowledged while the store is down; what was made from them is in memory all the same."""
+    monkeypatch.setattr(writer, "MAX_WAITING_BYTES", 4000)
+    ingest.store.down = "disk full"
+    for number in range(50):
+        ingest.send(number)
+        ingest.turn()
+    assert ingest.service._writer.waiting_rows <= 30
+    ingest.store.down = ""
+    ingest.turn(20)
+    assert ingest.service._writer._bytes == 0
+
+
+def test_heart_rates_and_gaps_dropped_with_the_store_down_are_counted(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_WAITING_ROWS", 1)
+    ingest.store.down = "disk full"
+    ingest.send(1)
+    ingest.turn()
+    for number in range(3):
+        ingest.broker.put(TOPICS.up("gateway-1", "4", "ekg-1", "strip"), encode(strip(250 * number)))
+        ingest.turn()
+    assert ingest.pipeline.refused == {"store down, rates and gaps": 3}
 
 
 # ---- connections -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.admission import OBSERVATIONS, STRIPS
+from ingest.evaluate import Evaluator, Reading
 from ingest.pipeline import Pipeline
 from ingest.rules import load_rules
 from ingest.store.contract import EvaluationRow, EventRow, ObservationRow, StripRow
@@ -26,7 +27,7 @@ from vitals.messages import (
     encode,
 )
 from vitals.model import DeviceInfo
-from vitals.topics import Topics
+from vitals.topics import Topics, Up
 
 TOPICS = Topics("clinic")
 OBS = "vitals/v1/clinic/up/gateway-1/4/cuff-1/obs"
@@ -252,7 +253,7 @@ def test_a_visit_that_ended_gets_no_more_readings(bench: Bench) -> None:
 def test_a_late_reading_belongs_to_the_visit_of_its_moment(bench: Bench) -> None:
     """118/79 is normal for the adult who had the room; for the pregnant one bound since, it would be another row."""
     bench.now = T0 + 600 * NS
-    bench.bind(age=8, visit="visit-2", version=2)
+    bench.bind(age=8, visit="visit-2", version=2, since=T0 + 600 * NS)
     (late,) = shown(bench.obs("1" * 32, t=T0 + 300 * NS))
     assert (late.assoc_version, late.late_s) == (1, 300)
     (fresh,) = shown(bench.obs("2" * 32, t=T0 + 601 * NS))
@@ -270,6 +271,112 @@ def test_a_correction_of_the_visit_holds_for_its_earlier_readings(bench: Bench) 
     bench.now = T0 + 50 * NS
     bench.bind(age=8, version=2)
     assert reason(bench.obs(t=T0 + 10 * NS)) == "no rule for this patient"
+
+
+def test_a_visit_found_at_the_start_does_not_claim_what_is_older_than_itself() -> None:
+    bench = Bench()
+    bench.bind(since=T0)
+    assert reason(bench.obs("1" * 32, t=T0 - 121 * NS)) == "no patient bound"
+    assert reason(bench.obs("2" * 32, t=T0 - 119 * NS)) == "N"
+    assert reason(bench.obs("3" * 32, t=T0 - NS, historical=True)) == "no patient bound"
+
+
+def test_a_reading_from_the_future_is_nobodys_and_never_the_newest(bench: Bench) -> None:
+    work = bench.obs(t=bench.now + 2 * NS + 1, quantities=bp(190, 90))
+    assert reason(work) == "the clock is not set: measured 2 s after it arrived"
+    assert alerts(work) == []
+    assert [row.ahead for row in work.rows if isinstance(row, EvaluationRow)] == [True]
+    assert reason(bench.obs("b" * 32, t=bench.now + 2 * NS)) == "N"
+
+
+@pytest.mark.parametrize(("off", "expected"), [(None, "N"), (2000, "N"), (-2001, "the gateway's clock is off by 2 s")])
+def test_a_gateway_whose_clock_is_wrong_binds_to_nobody(bench: Bench, off: int | None, expected: str) -> None:
+    bench.give(In(GATEWAY, encode(GatewayStatus(1, "s1", True, T0, clock_off_ms=off)), True))
+    assert reason(bench.obs()) == expected
+    # Its will does not know its clock, and what it sent before was timed by it.
+    bench.give(In(GATEWAY, encode(GatewayStatus(1, "s1", False, T0))))
+    assert reason(bench.obs("b" * 32)) == expected
+
+
+def test_heart_rates_of_a_wrong_clock_bind_to_nobody_too(bench: Bench) -> None:
+    bench.give(In(GATEWAY, encode(GatewayStatus(1, "s1", True, T0, clock_off_ms=9000)), True))
+    last = shown(ekg(bench, beating(75, 12)))[-1].values["hr_ekg"]
+    assert (last.value, last.flag, last.not_evaluated) == (75, None, "the gateway's clock is off by 9 s")
+
+
+@pytest.mark.parametrize(
+    ("uncertainty_ms", "expected"), [(120_000, "N"), (120_001, "time not known: the device's clock differs")]
+)
+def test_a_reading_of_an_unknown_time_is_nobodys(bench: Bench, uncertainty_ms: int, expected: str) -> None:
+    sent = msgspec.structs.replace(observation(), uncertainty_ms=uncertainty_ms)
+    assert reason(bench.give(In(OBS, encode(sent)))) == expected
+
+
+def test_a_reading_of_an_unknown_time_never_alarms_for_the_patient_of_now(bench: Bench) -> None:
+    hot = {"temp": q(42.0, "Cel")}
+    sent = observation("1" * 32, hot, kind="temp", site="oral")
+    assert alerts(bench.give(In(OBS, encode(msgspec.structs.replace(sent, uncertainty_ms=999_000))))) == []
+    assert alerts(bench.give(In(OBS, encode(msgspec.structs.replace(sent, id="2" * 32))))) == ["temp high"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"age": 10**400}, {"age": -1}, {"age_days": 10**400}, {"version": 2**60}, {"expires": 2**80}]
+)
+def test_an_association_no_board_sends_is_refused_and_the_one_before_stands(
+    bench: Bench, wrong: dict[str, int]
+) -> None:
+    bench.bind(visit="visit-2", **{"version": 2, **wrong})
+    assert sum(bench.pipeline.refused.values()) == 1
+    assert shown(bench.obs())[0].assoc_version == 1
+
+
+def test_the_alarms_of_an_earlier_visit_are_not_raised_by_its_late_readings(bench: Bench) -> None:
+    bench.now = T0 + 600 * NS
+    bench.bind(visit="visit-2", version=2, since=bench.now)
+    late = bench.obs("1" * 32, bp(190, 90), t=T0 + 300 * NS)
+    assert shown(late)[0].assoc_version == 1
+    assert alerts(late) == []
+    assert alerts(bench.obs("2" * 32, bp(190, 90), t=bench.now)) == ["bp high"]
+    assert bench.pipeline.alerts.active()[0][1].assoc_version == 2
+
+
+def test_a_corrected_visit_keeps_its_alarms_by_their_new_version(bench: Bench) -> None:
+    bench.obs("1" * 32, bp(190, 90))
+    assert alerts(bench.bind(version=2)) == ["bp high"]
+    assert bench.pipeline.alerts.active()[0][1].assoc_version == 2
+    assert alerts(bench.bind(version=2)) == []
+
+
+@pytest.mark.parametrize("first", ["alert", "association"])
+def test_an_alarm_left_by_another_visit_ends_whichever_is_heard_first(first: str) -> None:
+    bench = Bench()
+    associated = In(ASSOC, encode(adult(visit="visit-2", version=2)), True)
+    retained = [left(assoc_version=1), associated] if first == "alert" else [associated, left(assoc_version=1)]
+    assert [word for message in retained for word in alerts(bench.give(message))] == ["spo2 over"]
+    assert alerts(bench.give(left("temp", assoc_version=2))) == []
+    assert [a.id for _, a in bench.pipeline.alerts.active()] == ["temp"]
+
+
+def test_one_mild_reading_before_the_retained_alarm_does_not_end_it(bench: Bench) -> None:
+    retained = left("bp", metric="bp_sys", assoc_version=1)
+    bench.obs("1" * 32, bp(118, 76))
+    assert alerts(bench.give(retained)) == []
+    assert [a.priority for _, a in bench.pipeline.alerts.active()] == ["high"]
+    assert alerts(bench.obs("2" * 32, bp(118, 76))) == ["bp over"]
+    assert alerts(bench.give(retained)) == ["bp over"], "this session ended it: what comes back is old"
+
+
+def test_a_retained_alarm_is_put_back_when_a_milder_one_overwrote_it(bench: Bench) -> None:
+    assert alerts(bench.obs("1" * 32, bp(150, 76))) == ["bp med"]
+    assert alerts(bench.give(left("bp", assoc_version=1))) == ["bp high"]
+    assert alerts(bench.obs("2" * 32, bp(150, 76))) == ["bp med"]
+    assert alerts(bench.give(left("bp", assoc_version=1))) == []
+
+
+def test_evaluations_name_the_reading_they_are_of(bench: Bench) -> None:
+    raw, evaluation = bench.obs().rows
+    assert isinstance(raw, ObservationRow) and isinstance(evaluation, EvaluationRow)
+    assert evaluation.reading == raw.message
 
 
 @pytest.mark.parametrize(("seconds", "late"), [(0, 0), (60, 0), (61, 61), (245, 245)])
@@ -334,6 +441,87 @@ def test_missing_ekg_is_an_event_with_its_size(bench: Bench) -> None:
     assert (row.message.code, row.message.detail) == ("ekg_gap", "12.3 s of ekg not received")
     assert row.address == ("gateway-1", "4", "ekg-1")
     assert bench.pipeline.tick(bench.now + 90 * NS).rows == []
+
+
+def test_missing_simulated_ekg_is_simulated(bench: Bench) -> None:
+    ekg(bench, [msgspec.structs.replace(s, simulated=True) for s in (strip(0), strip(1000))])
+    (row,) = bench.pipeline.tick(bench.now + 21 * NS).rows
+    assert isinstance(row, EventRow) and row.message.simulated
+
+
+def test_a_recording_from_a_devices_memory_is_never_live_and_never_alarms(bench: Bench) -> None:
+    work = ekg(bench, [msgspec.structs.replace(s, historical=True) for s in beating(180, 20)])
+    assert work.publish == []
+    rows = [row.message for row in work.rows if isinstance(row, EvaluationRow)]
+    assert len(rows) == 20 and all(message.historical for message in rows)
+    assert rows[-1].values["hr_ekg"].value == 180
+
+
+def test_a_backlog_behind_a_fresh_strip_is_evaluated_and_not_shown(bench: Bench) -> None:
+    strips = beating(75, 30)
+    ekg(bench, [strips[0], strips[29]])
+    work = ekg(bench, strips[1:29])
+    assert work.publish == []
+    rows = [row.message.values["hr_ekg"] for row in work.rows if isinstance(row, EvaluationRow)]
+    assert len(rows) == 28
+    assert rows[-1].value == 75
+
+
+# ---- our own faults ----------------------------------------------------------------------------------------------
+
+
+def test_a_reading_that_cannot_be_evaluated_takes_no_other_with_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Evaluator.evaluate
+
+    def buggy(self: Evaluator, readings: list[Reading]) -> object:
+        if any("spo2" in reading.quantities for reading in readings):
+            raise OverflowError("our bug")
+        return whole(self, readings)
+
+    monkeypatch.setattr(Evaluator, "evaluate", buggy)
+    work = bench.give(
+        In(OBS, encode(observation("1" * 32, {"spo2": q(80, "%")}))),
+        In(OBS, encode(observation("2" * 32, bp(190, 90)))),
+    )
+    bad, good = shown(work)
+    assert (bad.values["spo2"].value, bad.values["spo2"].not_evaluated) == (80, "internal error")
+    assert good.values["bp_sys"].flag is not None and alerts(work) == ["bp high"]
+    assert bench.pipeline.refused == {"not evaluated: internal error": 1}
+
+
+def test_what_a_failed_batch_had_gathered_is_shown_and_alarmed_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch fails at its fifth message; given again one by one, nothing of the others is missing or twice."""
+    strips = beating(135, 20)
+    messages = [
+        In(OBS, encode(observation("1" * 32, bp(190, 90)))),
+        In(ASSOC, encode(adult(version=2)), True),
+        In(STRIP, encode(strips)),
+        In(OBS, encode(observation("3" * 32))),
+        In(EVENT, encode(event())),
+        In(OBS, encode(observation("2" * 32, bp(190, 90)))),
+    ]
+    whole = Pipeline._from_device
+
+    def buggy(self: Pipeline, number: int, up: Up, *more: object) -> None:
+        if up.leaf == "event":
+            raise KeyError("our bug")
+        whole(self, number, up, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pipeline, "_from_device", buggy)
+    bench.now = strips[-1].t0 + NS
+    with pytest.raises(KeyError):
+        bench.give(*messages)
+    works = [bench.give(message) for message in messages if message.topic != EVENT]
+    told = [m for work in works for m in shown(work)]
+    assert [m.id for m in told if not m.derived] == ["1" * 32, "3" * 32, "2" * 32]
+    rows = [row.message for work in works for row in work.rows if isinstance(row, EvaluationRow)]
+    assert sorted(m.id for m in rows if not m.derived) == ["1" * 32, "2" * 32, "3" * 32]
+    assert sum(m.derived for m in told) == 20
+    assert [word for work in works for word in alerts(work)] == ["bp high", "bp high", "pulse high"]
 
 
 # ---- devices and retained states ---------------------------------------------------------------------------------

@@ -113,6 +113,32 @@ def test_mean_pressure_floor(mean: int, expected: str) -> None:
     assert answer["bp_sys"].flag is not None and answer["bp_sys"].flag.level == expected
 
 
+@pytest.mark.parametrize("by", [DEMO, CLINIC])
+def test_no_side_that_nobody_asks_about_is_normal(by: Evaluator) -> None:
+    """A mean of 160 alone, a diastolic of 31 alone, and beside a systolic that says nothing of it."""
+    assert seen(judge({"bp_map": q(160)}, by=by)["bp_map"]) == "(no rule for high values)"
+    assert seen(judge({"bp_map": q(60)}, by=by)["bp_map"]) == "L bp.map.low"
+    assert seen(judge({"bp_dia": q(31)}, by=by)["bp_dia"]) == "(no rule for low values)"
+    assert seen(judge(bp(118, 31), by=by)["bp_dia"]) == "(no rule for low values)"
+    assert seen(judge(bp(200, 140, 160), by=by)["bp_map"]) == "(no rule for high values)"
+    assert seen(judge({"spo2": q(98, "%")}, by=by)["spo2"]) == "N"
+
+
+@pytest.mark.parametrize("by", [DEMO, CLINIC])
+def test_the_pressures_of_one_reading_answer_for_each_other(by: Evaluator) -> None:
+    assert [seen(value) for value in judge(bp(118, 76, 90), by=by).values()] == ["N", "N", "N"]
+    assert [seen(value) for value in judge(bp(91, 60), by=by).values()] == ["N", "N"]
+    low = judge(bp(85, 60, 68), by=by)
+    assert (seen(low["bp_dia"]), low["bp_map"].flag is not None) == ("(no rule for low values)", True)
+    high = judge(bp(150, 76, 100), by=by)
+    assert (seen(high["bp_dia"]), seen(high["bp_map"])) == ("N", "(no rule for high values)")
+
+
+def test_pressures_of_two_readings_do_not_answer_for_each_other() -> None:
+    alone = [Reading({"bp_sys": q(118)}, adult()), Reading({"bp_dia": q(76)}, adult())]
+    assert seen(DEMO.evaluate(alone)[1]["bp_dia"]) == "(no rule for low values)"
+
+
 @pytest.mark.parametrize(
     ("systolic", "diastolic", "expected"),
     [

@@ -11,12 +11,13 @@ from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest.store.contract import Address, Row, Store, StoreDown, StoreReader
+from ingest.store.contract import Address, Row, Store, StoreDown, StoreReader, StripRow
 from ingest.store.sqlite import SqliteStore
 from tests.ingest_making import T0, bp, evaluation_row, event_row, observation_row, q, strip, strip_row
 from vitals.clock import NS
@@ -133,6 +134,47 @@ def test_new_rules_add_an_evaluation_and_latest_takes_it(store: Store) -> None:
     assert store.latest("4") == [newer.message]
     assert [point.interpretation for point in store.history("4", "bp_sys", 0)] == ["A"]
     assert store.counts()["evaluation"] == 2
+
+
+def test_an_evaluation_of_a_refused_reading_is_not_kept(store: Store) -> None:
+    first, other = observation_row(quantities=bp(118, 76)), observation_row(quantities=bp(200, 125), seq=2)
+    store.append([first, evaluation_row(of=first.message)])
+    shown = evaluation_row(values={"bp_sys": (200.0, "critical")}, of=other.message, version=2)
+    assert words(store.append([other, shown])) == ["refused", "duplicate"]
+    assert [m.values["bp_sys"].value for m in store.latest("4")] == [118.0]
+
+
+def test_a_second_download_in_a_later_visit_is_not_that_patients_newest(store: Store) -> None:
+    """The first determined time wins: another skew estimate, another room, and no evaluation is added."""
+    first = observation_row()
+    store.append([first, evaluation_row(of=first.message)])
+    again = observation_row(t=T0 + 900 * NS, seq=9)
+    later = evaluation_row(t=T0 + 900 * NS, of=again.message, version=2)
+    assert words(store.append([again, later])) == ["duplicate", "duplicate"]
+    elsewhere = evaluation_row(of=first.message, version=2, room="5")
+    assert words(store.append([first, elsewhere])) == ["duplicate", "duplicate"]
+    assert [(m.t, m.assoc_version) for m in store.latest("4")] == [(T0, 1)]
+    assert store.latest("5") == []
+    # A reassigned visit adds one, to the reading as it is kept.
+    assert words(store.append([first, evaluation_row(of=first.message, version=2)])) == ["duplicate", "stored"]
+
+
+def test_an_evaluation_of_a_reading_that_is_not_kept_is_not_kept_either(store: Store) -> None:
+    absent = observation_row().message
+    assert words(store.append([evaluation_row(of=absent)])) == ["duplicate"]
+    assert store.counts()["evaluation"] == 0
+
+
+def test_a_clock_that_runs_ahead_gives_no_newest(store: Store) -> None:
+    store.append([evaluation_row("1" * 32), evaluation_row("2" * 32, t=T0 + 3 * 3600 * NS, ahead=True)])
+    assert [m.id for m in store.latest("4")] == ["1" * 32]
+    assert len(store.history("4", "bp_sys", T0)) == 2
+
+
+def test_a_recorded_strip_is_not_the_live_one(store: Store) -> None:
+    live = strip_row()
+    recorded = StripRow(live.address, msgspec.structs.replace(live.message, historical=True))
+    assert words(store.append([live, recorded])) == ["stored", "refused"]
 
 
 def test_history_says_what_was_invalid_and_what_not_evaluated(store: Store) -> None:

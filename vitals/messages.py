@@ -252,6 +252,8 @@ class AlertMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     threshold: float | None = None
     device: str = ""
     simulated: bool = False
+    assoc_version: int = 0
+    """Association of the reading that raised it; 0: nobody was bound."""
 
 
 class AssociationMessage(msgspec.Struct, frozen=True, omit_defaults=True):

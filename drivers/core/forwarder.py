@@ -7,6 +7,7 @@
 - A row leaves the outbox only when a receipt of the pinned store names it.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -22,6 +23,8 @@ WINDOW: Final = 1_000
 PACK: Final = 50
 RESEND_FIRST_S: Final = 5
 RESEND_MAX_S: Final = 60
+CLOCK_RECEIPTS: Final = 20
+"""Receipts come about once a second while an EKG runs: a clock that was set right counts as right within this many."""
 HOLD_S: Final = 300
 """A held row (its message version is newer than ingest) is offered again after this, or at the next ingest birth."""
 _log = Log("forwarder")
@@ -49,6 +52,7 @@ class Forwarder:
         self._clock = clock
         self.store_id = pinned_store or outbox.recall("store_id")
         self.clock_off_ns: int | None = None
+        self._clock_off: deque[int] = deque(maxlen=CLOCK_RECEIPTS)
         self.foreign_receipts = 0
         self._ingest = ""
         self._cursor = 0
@@ -89,7 +93,9 @@ class Forwarder:
             self.foreign_receipts += 1
             _log.error("receipt of a foreign store ignored", expected=self.store_id, found=receipts.store_id)
             return
-        self.clock_off_ns = self._clock.now() - receipts.now
+        # A receipt's way here only adds to the difference: the least of the last few is the clock's.
+        self._clock_off.append(self._clock.now() - receipts.now)
+        self.clock_off_ns = min(self._clock_off)
         self._outbox.settle(receipts.outcomes)
         for outcome in receipts.outcomes:
             self._settle(outcome)

@@ -34,6 +34,13 @@ class Missing(NamedTuple):
         return (self.stop - self.start) / self.per_second
 
 
+class Taken(NamedTuple):
+    """`lost`: seconds now known to be lost for good. `filled`: it had been missing, and came late."""
+
+    lost: list[float]
+    filled: bool
+
+
 class Coverage:
     """One signal of one device. `missing_s`, `missing_samples`: reported since the start."""
 
@@ -49,9 +56,10 @@ class Coverage:
         """Where the store's newest strip ended, after a restart of ingest."""
         self._stream, self._next, self._end = stream, next_index, end
 
-    def add(self, strip: StripMessage, end: Instant, now: Instant) -> list[float]:
-        """Take a strip; `end` is the moment after its last sample. Returns seconds now known to be lost for good."""
+    def add(self, strip: StripMessage, end: Instant, now: Instant) -> Taken:
+        """Take a strip; `end` is the moment after its last sample."""
         found: list[float] = []
+        filled = False
         first, stop = strip.first_index, strip.first_index + strip.count
         if strip.stream == self._stream and first >= self._next:
             lost = min(strip.lost_before, first - self._next)
@@ -63,13 +71,13 @@ class Coverage:
             if self._end and JITTER_S < gap <= MAX_BETWEEN_S:
                 self._miss(Missing("", self._end, strip.t0, float(NS), now))
         else:
-            self._fill(strip, end, now)
+            filled = self._fill(strip, end, now)
         if strip.stream != self._stream and end > self._end:
             self._stream, self._next, self._end = strip.stream, stop, end
         elif strip.stream == self._stream:
             self._next = max(self._next, stop)
             self._end = max(self._end, end)
-        return found + self._bound()
+        return Taken(found + self._bound(), filled)
 
     def due(self, now: Instant) -> list[float]:
         """Seconds of each gap that nothing filled in time."""
@@ -86,17 +94,21 @@ class Coverage:
         if gap.stop > gap.start:
             self._open.append(gap)
 
-    def _fill(self, strip: StripMessage, end: Instant, now: Instant) -> None:
+    def _fill(self, strip: StripMessage, end: Instant, now: Instant) -> bool:
+        """Whether any of it had been missing."""
         rest: list[Missing] = []
+        filled = False
         for gap in self._open:
             start, stop = (strip.t0, end) if not gap.stream else (strip.first_index, strip.first_index + strip.count)
             if gap.stream not in ("", strip.stream) or stop <= gap.start or start >= gap.stop:
                 rest.append(gap)
                 continue
+            filled = True
             least = 0.0 if gap.stream else JITTER_S
             rest += [piece for piece in (gap._replace(stop=start), gap._replace(start=stop)) if piece.seconds > least]
         # The backlog is draining: whatever is still open may be next.
         self._open = [gap._replace(touched=now) for gap in rest]
+        return filled
 
     def _bound(self) -> list[float]:
         """Beyond the bound the oldest gaps count as settled: reported early, never forgotten."""

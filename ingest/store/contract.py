@@ -51,11 +51,17 @@ class EventRow(msgspec.Struct, frozen=True):
 class EvaluationRow(msgspec.Struct, frozen=True):
     """What the rules said of a reading, or a value derived from strips.
 
-    Its identity is (id, rules hash, association version): new rules or a reassigned visit add a row.
+    Its identity is (id, rules hash, association version): new rules or a reassigned visit add a row. It counts as a
+    duplicate, and adds nothing, unless the reading kept under its id is `reading`, at its time and in its room: what
+    was refused, or sent again with another time, must not appear beside it.
     """
 
     room: str
     message: FlaggedMessage
+    reading: ObservationMessage | None = None
+    """What was evaluated; None for a value derived from strips."""
+    ahead: bool = False
+    """Its time is of a clock that runs ahead: kept, and never the newest."""
 
 
 Row: TypeAlias = ObservationRow | StripRow | EventRow | EvaluationRow
@@ -112,7 +118,10 @@ class StoreReader(Protocol):
         ...
 
     def latest(self, room: str) -> list[FlaggedMessage]:
-        """The newest reading of each metric with its newest evaluation, oldest first. Historical ones never count."""
+        """The newest reading of each metric with its newest evaluation, oldest first.
+
+        Historical ones never count, nor those of a clock that runs ahead.
+        """
         ...
 
     def history(self, room: str, metric: str, since: Instant) -> list[HistoryPoint]:
@@ -163,4 +172,6 @@ def same_reading(message: ObservationMessage) -> bytes:
 def same_strip(message: StripMessage) -> bytes:
     """As `same_reading` for a pack of samples."""
     m = message
-    return msgspec.msgpack.encode((m.count, m.rate, m.dtype, m.scale, m.lead_off, m.simulated, m.block))
+    content = (m.count, m.rate, m.dtype, m.scale, m.lead_off, m.simulated, m.block)
+    # Added only where it is set: what was kept before there was the mark compares as ever.
+    return msgspec.msgpack.encode((*content, True) if m.historical else content)

@@ -35,7 +35,7 @@ from ingest.store.contract import (
 )
 from vitals.clock import NS, Instant
 from vitals.errors import StoreError
-from vitals.messages import FlaggedMessage, StripMessage
+from vitals.messages import FlaggedMessage, ObservationMessage, StripMessage
 from vitals.metrics import METRICS
 from vitals.model import Validity
 
@@ -66,6 +66,8 @@ CREATE TABLE value (
   evaluation INTEGER NOT NULL, value REAL, validity TEXT NOT NULL, interpretation TEXT NOT NULL,
   PRIMARY KEY (room, metric, historical, t, id, evaluation)) WITHOUT ROWID;
 """
+AHEAD: Final = 2
+"""In place of `historical`, which is 0 or 1: of a clock that runs ahead."""
 _ROWS_OWN_FAULT: Final = (
     ValueError, OverflowError, ZeroDivisionError, TypeError,
     sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
@@ -82,6 +84,8 @@ class SqliteStore:
         """Open, or create for writing. Raises StoreError when the file is no store, or another process writes it."""
         self.path = path
         self._lock: IO[bytes] | None = None
+        self._fresh: dict[str, ObservationRow] = {}
+        """Readings stored by the append under way: their evaluations come with them, and need no look-up."""
         if read_only and not path.exists():
             raise StoreError(
                 f"There is no store {path} yet.", expected="the file that ingest writes", found="nothing",
@@ -117,6 +121,7 @@ class SqliteStore:
     def append(self, rows: Sequence[Row]) -> list[RowOutcome]:
         """One transaction. What a row itself makes impossible is its outcome; anything else is StoreDown."""
         try:
+            self._fresh = {}
             self._db.execute("BEGIN IMMEDIATE")
             outcomes = [self._put(row) for row in rows]
             self._db.execute("COMMIT")
@@ -158,6 +163,7 @@ class SqliteStore:
         values = (m.id, *row.address, m.t_determined, same, msgspec.json.encode(m))
         done = self._db.execute("INSERT INTO observation VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", values)
         if done.rowcount == 1:
+            self._fresh[m.id] = row
             return STORED
         (before,) = self._db.execute("SELECT same FROM observation WHERE id = ?", (m.id,)).fetchone()
         return DUPLICATE if before == same else CONFLICT
@@ -187,6 +193,9 @@ class SqliteStore:
 
     def _evaluation(self, row: EvaluationRow) -> RowOutcome:
         m = row.message
+        if row.reading is not None and not self._is_kept(row.room, m, row.reading):
+            return DUPLICATE
+        when = AHEAD if row.ahead else int(m.historical)
         done = self._db.execute(
             "INSERT INTO evaluation (id, rules_hash, assoc_version, message) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
             (m.id, m.rules_hash, m.assoc_version, msgspec.json.encode(m)),
@@ -197,12 +206,20 @@ class SqliteStore:
         self._db.executemany(
             "INSERT INTO value VALUES (?,?,?,?,?,?,?,?,?)",
             [
-                (row.room, metric, m.historical, m.t, m.id, no, v.value, v.validity.value,
+                (row.room, metric, when, m.t, m.id, no, v.value, v.validity.value,
                  v.flag.interpretation if v.flag else "")
                 for metric, v in m.values.items()
             ],
         )  # fmt: skip
         return STORED
+
+    def _is_kept(self, room: str, message: FlaggedMessage, reading: ObservationMessage) -> bool:
+        """Whether that reading, as it was judged, is the one kept under its id. The first time of a reading wins."""
+        fresh = self._fresh.get(message.id)
+        if fresh is not None and fresh.message is reading:
+            return (room, message.t) == (fresh.address.room, reading.t_determined)
+        kept = self._db.execute("SELECT room, t, same FROM observation WHERE id = ?", (message.id,)).fetchone()
+        return kept is not None and kept == (room, message.t, _digest(same_reading(reading)))
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -223,7 +240,7 @@ class SqliteStore:
         # A reading evaluated twice has two rows; the later evaluation (ordered last) replaces the earlier.
         rows = self._db.execute(
             "SELECT t, id, value, validity, interpretation FROM value WHERE room = ? AND metric = ? AND t >= ?"
-            " AND historical IN (0, 1) ORDER BY t DESC, id DESC, evaluation ASC LIMIT ?",
+            " AND historical IN (0, 1, 2) ORDER BY t DESC, id DESC, evaluation ASC LIMIT ?",
             (room, metric, since, HISTORY_LIMIT),
         ).fetchall()
         points = {(t, key): HistoryPoint(t, value, Validity(v), i) for t, key, value, v, i in rows}

@@ -1,0 +1,132 @@
+"""One alert condition: what each source said last, what is published, and when that may fall.
+
+Several sources may tell of one thing (an EKG and an oximeter count one heart). The condition is as bad as the worst
+of what they said last: a milder word of one never speaks for another. It falls only after all stayed milder for a
+while (chatter is the usual fault of alarms).
+"""
+
+from typing import Final, NamedTuple, TypeAlias
+
+from vitals.clock import NS, Instant
+from vitals.messages import AlertMessage, Priority
+
+INSIDE: Final = 15 * NS
+READINGS_INSIDE: Final = 2
+STANDS: Final = 300 * NS
+"""For so long what a source said last counts beside the others: as long as a rate is shown at all (`gone_s`). A source
+that was put away must not hold an alarm for ever."""
+MAX_SOURCES: Final = 32
+"""Metrics of devices in one condition; names without end must not fill the memory."""
+ORDER: Final[dict[Priority | None, int]] = {None: 0, "low": 1, "med": 2, "high": 3}
+LATE: Final = ", late "
+
+Source: TypeAlias = tuple[str, str]
+"""Device and metric: each has its own order of time. A rate from strips is always older than the device's own."""
+Step: TypeAlias = AlertMessage | None
+"""To be published: the alert as it is now, or None for its end."""
+
+
+class Word(NamedTuple):
+    """What a source said last. `t`: when it was measured, never later than `heard`: a clock that ran ahead once must
+    not make all that follows look overtaken."""
+
+    t: Instant
+    heard: Instant
+    alert: AlertMessage | None
+
+
+class Condition:
+    """`alert` is what is published now; while readings are milder, `milder` gathers the worst of them. `eased`: this
+    session has lowered or ended it, so that what an earlier one left retained is no news."""
+
+    def __init__(self) -> None:
+        self.alert: AlertMessage | None = None
+        self.milder: AlertMessage | None = None
+        self.inside_since: Instant | None = None
+        self.inside = 0
+        self.spot = False
+        self.eased = False
+        self._words: dict[Source, Word] = {}
+
+    @property
+    def order(self) -> int:
+        return order(self.alert)
+
+    def hear(self, source: Source, word: Word) -> bool:
+        """Take it, unless a newer one of that source came before."""
+        before = self._words.get(source)
+        if before is not None and word.t < before.t:
+            return False
+        if before is None and len(self._words) >= MAX_SOURCES:
+            del self._words[min(self._words, key=lambda key: self._words[key].heard)]
+        self._words[source] = word
+        return True
+
+    def worst(self, now: Instant) -> AlertMessage | None:
+        """The worst that is said now; of equals the source that raised the alert, so that two do not alternate."""
+        said = {s: w.alert for s, w in self._words.items() if w.alert is not None and now - w.heard <= STANDS}
+        top = max(map(order, said.values()), default=0)
+        said = {source: alert for source, alert in said.items() if order(alert) == top}
+        raised_by = (self.alert.device, self.alert.metric) if self.alert is not None else ("", "")
+        return said.get(raised_by) or next(iter(said.values()), None)
+
+    def step(self, alert: AlertMessage | None, now: Instant) -> list[Step]:
+        """Raise at once, tell another cause at once, fall when it stayed milder for long enough."""
+        if order(alert) >= self.order:
+            self._outside()
+            if alert is None or (self.alert is not None and _cause(alert) == _cause(self.alert)):
+                return []
+            self.alert = alert
+            return [alert]
+        if self.inside_since is None:
+            self.inside_since, self.milder = now, alert
+        elif order(alert) > order(self.milder):
+            self.milder = alert
+        self.inside += 1
+        enough = self.spot and self.inside >= READINGS_INSIDE
+        return self.ease() if enough or now - self.inside_since >= INSIDE else []
+
+    def tick(self, now: Instant) -> list[Step]:
+        """A continuous value must still be coming; a spot reading stands until the next."""
+        due = self.spot and self.inside_since is not None and now - self.inside_since >= INSIDE
+        return self.ease() if due else []
+
+    def ease(self) -> list[Step]:
+        """Down to the worst of the milder readings, or to the end."""
+        milder = self.milder
+        self.end()
+        if milder is None:
+            return [None]
+        self.alert = milder
+        return [milder]
+
+    def end(self) -> None:
+        self.alert, self.eased = None, True
+        self._outside()
+
+    def forget(self) -> None:
+        """What was said was of another patient."""
+        self._words = {}
+        self._outside()
+
+    def adopt(self, alert: AlertMessage) -> list[Step]:
+        """Take over what an earlier session left, if it is worse; what was heard since counts as one milder reading."""
+        if order(alert) <= self.order:
+            return []
+        overwritten, self.alert = self.alert, alert
+        if self._words:
+            self.milder, self.inside = overwritten, 1
+            self.inside_since = max(word.heard for word in self._words.values())
+        return [] if overwritten is None else [alert]
+
+    def _outside(self) -> None:
+        self.milder, self.inside_since, self.inside = None, None, 0
+
+
+def order(alert: AlertMessage | None) -> int:
+    return ORDER[alert.priority if alert is not None else None]
+
+
+def _cause(alert: AlertMessage) -> tuple[object, ...]:
+    """An alert of equal priority with another cause must be told: a fast heart is not a slow one."""
+    return alert.priority, alert.text.partition(LATE)[0], alert.limit, alert.op, alert.threshold
