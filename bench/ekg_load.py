@@ -27,7 +27,6 @@ port = {broker}
 outbox = "outbox.db"
 [ingest]
 profile = "demo"
-state = "state.db"
 store = {{ kind = "sqlite", path = "store.db" }}
 [board]
 port = {board}

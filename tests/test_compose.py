@@ -71,7 +71,7 @@ def test_files_are_on_volumes(settings: Settings, name: str) -> None:
     mounts = {path: volume for volume, _, path in (entry.partition(":") for entry in SERVICES[name]["volumes"])}
     needed = {
         "gateway": [settings.gateway.outbox],
-        "ingest": [settings.ingest.store.path, settings.ingest.state],
+        "ingest": [settings.ingest.store.path],
         "board": [settings.ingest.store.path],
     }[name]
     for path in needed:

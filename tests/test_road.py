@@ -31,7 +31,6 @@ timebase = "samples"
 options = {{ rate_hz = 360.0, uv_per_count = 5.0, lead = "MLII" }}
 [ingest]
 profile = "demo"
-state = "state.db"
 store = {{ kind = "sqlite", path = "store.db" }}
 [board]
 port = {board}

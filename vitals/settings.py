@@ -92,7 +92,6 @@ class Ingest(_Section, frozen=True, kw_only=True):
     rules_file: str = ""
     """A site's own rules, laid over the shipped ones."""
     simulated_alarms: bool = False
-    state: str = "var/state.db"
     store: Store = Store()
 
 
@@ -259,7 +258,7 @@ def _unique(path: Path, what: str, values: list[str]) -> None:
 
 
 _PATHS: Final = frozenset(
-    {"outbox", "capture_dir", "path", "state", "rules_file", "air_socket", "ca_file", "password_file", "port", "link"}
+    {"outbox", "capture_dir", "path", "rules_file", "air_socket", "ca_file", "password_file", "port", "link"}
 )
 
 S = TypeVar("S", bound=msgspec.Struct)

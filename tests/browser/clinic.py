@@ -193,7 +193,7 @@ class Clinic:
     def spec(self, number: int) -> Spec:
         spec = ROOMS[number % len(ROOMS)]
         if self.widest:
-            numbers: Any = ((188, 112, "HH"), 103.6, "HH", 400, "HH", 188, "HH", 100, "N", 38, "HH")
+            numbers: Any = ((188, 112, "HH"), 103.6, "HH", 600, "HH", 188, "HH", 100, "N", 38, "HH")
             return Spec("Featherstonehaugh-Montgomery, Alexandrina", "female", 102, *numbers)
         return ROOMS[0]._replace(name=spec.name) if self.plain else spec
 
@@ -252,7 +252,9 @@ class Clinic:
             temp = {"temp": value("temp", celsius, spec.temp_flag, limit="≥ 100.4 °F" if spec.temp_flag != "N" else "")}
             yield flagged(room, now - minutes[1] * 60 * NS, temp, device="thermometer")
         if spec.glu:
-            glu = {"glu": value("glu", spec.glu, spec.glu_flag, limit="< 54 mg/dL" if spec.glu_flag == "LL" else "")}
+            beyond: dict[str, Any] = {"comparator": ">"} if self.widest else {}
+            limit = "< 54 mg/dL" if spec.glu_flag == "LL" else ""
+            glu = {"glu": value("glu", spec.glu, spec.glu_flag, limit=limit, **beyond)}
             yield flagged(room, now - minutes[2] * 60 * NS, glu, device="glucometer")
 
     def past(self, now: Instant) -> Iterator[Out]:

@@ -1,5 +1,6 @@
 """The board in a real Chromium, fed by hand. Numbers in brackets refer to the list of browser checks of the design."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -13,19 +14,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
+from dashboards.app import MAX_PAGES
 from tests.browser import clinic
 from tests.browser.conftest import HOSTILE
 from tests.browser.harness import Server, until
 from vitals.clock import NS
+from vitals.metrics import METRICS
 from vitals.model import Validity
 
-SIZES = ((1920, 1080), (1280, 800), (820, 1180))
+SIZES = ((1920, 1080), (1280, 800), (1024, 700), (820, 1180), (320, 640))
 
 
 def now() -> int:
@@ -74,7 +79,7 @@ CLIPPED = """() => {
   const bad = [];
   const within = (inner, outer, what) => {
     const a = inner.getBoundingClientRect(), b = outer.getBoundingClientRect();
-    const [x, y] = [0.5, 1.5];
+    const [x, y] = [what === "flag" ? -2 : 0.5, 1.5];
     if (a.width && (a.right > b.right + x || a.left < b.left - x || a.bottom > b.bottom + y || a.top < b.top - y))
       bad.push(`${what} ${inner.textContent} ${Math.round(a.right - b.right)} ${Math.round(a.bottom - b.bottom)}`);
   };
@@ -84,6 +89,9 @@ CLIPPED = """() => {
     within(cell, cell.closest(".tile"), "cell");
   }
   for (const badge of document.querySelectorAll("room-tile .badge")) within(badge, badge.closest(".head"), "badge");
+  for (const age of document.querySelectorAll("room-tile .meta")) {
+    if (age.scrollWidth > age.clientWidth + 1) bad.push(`meta ${age.textContent} is cut`);
+  }
   if (document.documentElement.scrollWidth > innerWidth) bad.push("the page scrolls sideways");
   const grid = document.querySelector("#grid");
   if (grid.scrollWidth > grid.clientWidth) bad.push("grid scrolls sideways");
@@ -105,9 +113,14 @@ def test_the_widest_values_fit(page: Page, boards: Callable[..., Server], rooms:
         assert clipped == [], f"{width}x{height}"
         if width == 1920:
             assert not scrolls
-    page.set_viewport_size({"width": 320, "height": 640})
-    page.wait_for_timeout(100)
-    assert page.evaluate("document.documentElement.scrollWidth <= 320")
+    says(cell(page, "1", "glu"), "crit stacked", ">600", "▲▲ HH")
+    assert cell(page, "1", "bp").evaluate("cell => cell.matches('.stacked')")
+    tile(page, "1").locator(".open").click()
+    expect(page.locator("#panel .cell").first).to_be_visible()
+    clipped = page.evaluate(
+        CLIPPED.replace("room-tile .cell", "#panel .cell").replace('closest(".tile")', "parentElement")
+    )
+    assert clipped[0] == []
     server.tell(clinic=None)
 
 
@@ -175,7 +188,7 @@ def test_values_age_by_server_time_alone(browser: BrowserContext, page: Page, se
     server.send(clinic.flagged("8", now() - 13 * NS, {"spo2": clinic.value("spo2", 96, "L")}))
     says(cell(page, "8", "spo2"), "med", "96", "▼ L")
     page.wait_for_timeout(3200)
-    says(cell(page, "8", "spo2"), "stale", "96", "", "◷")
+    says(cell(page, "8", "spo2"), "stale was-med", "96", "▼ L", "◷")
 
 
 def test_alarms_count_filter_and_end(page: Page, server: Server) -> None:
@@ -194,6 +207,203 @@ def test_alarms_count_filter_and_end(page: Page, server: Server) -> None:
     page.locator(".counter.crit").click()
     server.send(clinic.alert_end("10", "spo2"))
     expect(chip).to_have_count(0)
+
+
+SIX = ["bp", "pulse", "spo2", "temp", "rr", "glu"]
+
+
+def test_every_tile_keeps_its_six_cells_through_resyncs(page: Page, server: Server) -> None:
+    """A cell without a value has the class `none`, as the word for an empty board once had."""
+    load(page, server)
+    for _ in range(4):
+        page.evaluate("board.feed.resync()")
+        until(lambda: bool(page.evaluate("!board.feed.resyncing")), 8)
+    page.evaluate("board.feed.socket.close()")
+    until(lambda: bool(page.evaluate("!board.feed.live")), 8)
+    until(lambda: bool(page.evaluate("board.feed.live")), 8)
+    places = page.evaluate(
+        "[...board.tiles.values()].map((tile) => [...tile.querySelectorAll('.cell')].map((cell) => cell.dataset.cell))"
+    )
+    assert places == [SIX] * 16
+    server.send(clinic.flagged("12", now(), {"glu": clinic.value("glu", 107)}))
+    says(tile(page, "12").locator(".cell").nth(5), "has", "107")
+
+
+def test_what_came_before_the_visit_or_at_no_sure_time_is_never_current(page: Page, server: Server) -> None:
+    load(page, server, 1920, 1080)
+    values = {"glu": clinic.value("glu", 51, "LL")}
+    server.send(
+        clinic.flagged("4", now() - 2400 * NS, values),
+        clinic.flagged("4", now(), {"temp": clinic.value("temp", 40.0, "HH")}, uncertainty_ms=600_000),
+    )
+    says(cell(page, "4", "glu"), "stale", "51", "", "◷ 40m")
+    assert "was-crit" not in (cell(page, "4", "glu").get_attribute("class") or "")
+    says(cell(page, "4", "temp"), "stale was-crit", "104.0", "▲▲ HH", "◷ time?")
+    classes = tile(page, "4").locator(".tile").get_attribute("class") or ""
+    assert "crit" not in classes
+
+
+def test_a_device_known_dead_shows_nothing_as_current(page: Page, server: Server) -> None:
+    load(page, server, 1920, 1080)
+    t = now()
+    server.send(
+        clinic.birth("13", "oximeter", "Pulse oximeter of a long and proud name", ("spo2", "pulse_oximeter")),
+        clinic.status("13", "oximeter", "online", t),
+        clinic.flagged("13", t, {"spo2": clinic.value("spo2", 84, "LL")}, device="oximeter"),
+        clinic.flagged("13", t, {"glu": clinic.value("glu", 60, "L")}),
+        clinic.alert("13", "spo2", t, "high", "SpO₂: low", "< 88", device="oximeter"),
+    )
+    says(cell(page, "13", "spo2"), "crit", "84", "▼▼ LL")
+    chip = page.locator("[data-alarm='13/spo2']")
+    expect(chip).to_have_text("▲▲Rm 13SpO₂ 84 %< 88" + (chip.locator(".age").text_content() or "") + "SIM")
+    server.send(clinic.status("13", "oximeter", "lost", now()))
+    says(cell(page, "13", "spo2"), "stale was-crit", "84", "▼▼ LL", "◷")
+    assert cell(page, "13", "spo2").evaluate("cell => getComputedStyle(cell).backgroundColor") == "rgba(0, 0, 0, 0)"
+    expect(chip).to_contain_class("nodata")
+    expect(chip).to_contain_text("no data")
+    # Red, yellow and device trouble at once: each is counted, and none hides another.
+    expect(tile(page, "13").locator(".aside")).to_be_visible()
+    for word in ("crit", "med", "low"):
+        page.locator(f".counter.{word}").click()
+        assert "dim" not in (tile(page, "13").get_attribute("class") or "")
+        page.locator(f".counter.{word}").click()
+    server.send(clinic.alert_end("13", "spo2"))
+
+
+def test_the_state_of_a_device_is_never_what_is_cut_off(page: Page, boards: Callable[..., Server]) -> None:
+    """The tile says what the device does; its full title is for the panel."""
+    server = boards(40, "", "long")
+    title = "Ambulatory twelve-lead electrocardiograph with an impedance channel"
+    load(page, server, 1920, 1080)
+    server.send(
+        clinic.birth("2", "monitor", title, ("ekg", "hr_ekg")), clinic.status("2", "monitor", "lost", now() - 9 * NS),
+        clinic.birth("3", "odd", title, ("ppg_ir",)), clinic.status("3", "odd", "lost", now() - 9 * NS),
+    )  # fmt: skip
+    tag = tile(page, "2").locator(".tag")
+    expect(tag).to_have_text("◆ EKG monitor link lost")
+    places = (
+        "tag => [tag.querySelector('.tail-words').getBoundingClientRect().right, tag.getBoundingClientRect().right]"
+    )
+    state, whole = tag.evaluate(places)
+    assert state <= whole
+    tile(page, "2").locator(".open").click()
+    expect(page.locator("#panel")).to_contain_text(title)
+    expect(tile(page, "3").locator(".aside")).to_be_visible()
+
+
+def test_the_message_of_a_chip_is_whole_on_a_phone(page: Page, server: Server) -> None:
+    load(page, server, 320, 640)
+    server.send(
+        clinic.flagged("14", now(), {"glu": clinic.value("glu", 51, "LL")}),
+        clinic.alert("14", "glu", now(), "high", "Glucose: low", "< 54", metric="glu"),
+    )
+    chip = page.locator("[data-alarm='14/glu']")
+    expect(chip.locator(".txt")).to_have_text("Glucose 51 mg/dL")
+    whole = "one => one.scrollWidth <= one.clientWidth + 1 && one.getBoundingClientRect().right <= innerWidth - 60"
+    assert chip.locator(".txt").evaluate(whole)
+    expect(chip.locator(".lim")).to_be_hidden()
+    server.send(clinic.alert_end("14", "glu"))
+
+
+def test_pages_beyond_the_bound_are_told_to_come_later(boards: Callable[..., Server]) -> None:
+    server = boards(4, "", "crowd")
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_PAGES):
+            stack.enter_context(connect(f"ws://127.0.0.1:{server.port}/ws", origin=Origin(server.url)))
+        last = stack.enter_context(connect(f"ws://127.0.0.1:{server.port}/ws", origin=Origin(server.url)))
+        with pytest.raises(ConnectionClosed) as closed:
+            last.recv(timeout=5)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1013
+
+
+def test_an_old_cuff_pulse_is_thin(page: Page, server: Server) -> None:
+    load(page, server, 1920, 1080)
+    server.send(clinic.flagged("14", now() - 310 * NS, {"pulse_cuff": clinic.value("pulse_cuff", 70)}))
+    says(cell(page, "14", "pulse"), "stale", "70", "", "◷ 5m")
+    server.send(clinic.flagged("14", now() - 100 * NS, {"pulse_cuff": clinic.value("pulse_cuff", 71)}))
+    says(cell(page, "14", "pulse"), "has", "71", "", "1m")
+
+
+def test_a_cuff_that_inflates_leaves_the_age_of_the_last_reading(page: Page, server: Server) -> None:
+    load(page, server, 1920, 1080)
+    t = now() - 200 * NS
+    values = {key: clinic.value(key, n, None, ne="age is not known") for key, n in (("bp_sys", 118), ("bp_dia", 72))}
+    server.send(clinic.flagged("10", t, values), clinic.cuff("10", now(), 101))
+    meta = cell(page, "10", "bp").locator(".meta .tight")
+    expect(meta).to_have_text("⊘ · 3m · ↑101")
+
+
+def test_a_dead_gateway_is_one_chip(page: Page, boards: Callable[..., Server]) -> None:
+    server = boards(4, "", "gateway")
+    load(page, server, 1920, 1080)
+    for room in ("1", "2"):
+        server.send(
+            clinic.birth(room, "cuff", "BP cuff", ("bp_sys", "bp_dia")), clinic.status(room, "cuff", "idle", now()),
+            clinic.alert(room, "device-cuff", now(), "low", "cuff: gateway offline", metric="", device="cuff"),
+        )  # fmt: skip
+    expect(page.locator("#chips .chip")).to_have_count(2)
+    server.send(clinic.gateway(now(), online=False))
+    expect(page.locator("#chips .chip")).to_have_count(1)
+    expect(page.locator("#chips .chip .where")).to_have_text("gateway-1")
+    expect(page.locator("#chips .chip .txt")).to_have_text("offline, 2 devices")
+    expect(page.locator(".counter.low b")).to_have_text("2")
+
+
+def test_lead_off_is_said_in_the_panel_and_counts_as_device_trouble(page: Page, server: Server) -> None:
+    load(page, server)
+    tile(page, "15").locator(".open").click()
+    for pack in range(4):
+        server.send(clinic.strip("15", now(), pack * 25, np.zeros(25), lead_off=True))
+        page.wait_for_timeout(100)
+    expect(page.locator("#panel .mark")).to_have_text("◆ Lead off")
+    expect(tile(page, "15").locator(".mark")).to_have_text("◆ Lead off")
+    expect(tile(page, "15").locator(".aside")).to_be_visible()
+
+
+def test_the_pages_time_follows_a_step_of_the_clock(page: Page, server: Server) -> None:
+    load(page, server)
+    page.wait_for_timeout(1200)
+    before = page.evaluate("board.feed.resyncs")
+    page.evaluate("board.time.begin(board.time.now() + 3.6e6)")
+    until(lambda: bool(page.evaluate(f"board.feed.resyncs > {before}")), 8)
+    until(lambda: bool(page.evaluate("!board.feed.resyncing")), 8)
+    assert abs(page.evaluate("board.time.now()") - now() / 1e6) < 1000
+
+
+def test_the_clock_is_the_clinics(page: Page, server: Server) -> None:
+    load(page, server)
+    page.evaluate("board.time.zone('Asia/Tokyo')")
+    assert page.evaluate("board.time.clock(0)") == "9:00:00"
+    page.evaluate("board.time.zone('America/Chicago')")
+    assert page.evaluate("board.time.clock(0)") == "6:00:00"
+
+
+RING = """() => {
+  const ring = new board.rings.Ring();
+  const push = (t0, rate) => ring.push(t0, rate, new Int16Array(10), 0);
+  push(NaN, 250); push(1e12, 0); push(Infinity, 250);
+  const odd = ring.count;
+  push(1e12, 250); push(1e12 + 36, 250);
+  const overlap = ring.count;
+  push(1e12 - 1500, 250);
+  return [odd, overlap, ring.count, ring.last, ring.clears];
+}"""
+
+
+def test_a_ring_takes_no_impossible_time_and_starts_anew_when_time_steps_back(page: Page, server: Server) -> None:
+    load(page, server)
+    assert page.evaluate(RING) == [0, 19, 10, 1e12 - 1500 + 36, 1]
+
+
+@pytest.mark.parametrize("width", [1920, 1280, 820, 560, 320])
+def test_what_is_simulated_says_so_at_every_width(page: Page, server: Server, width: int) -> None:
+    load(page, server, width, 800)
+    words = page.locator("#simulated").inner_text()
+    assert words.strip().upper().startswith("SIM")
+    assert page.locator(".foot").evaluate(
+        "foot => getComputedStyle(foot).display === 'none' || foot.clientHeight <= 22"
+    )
 
 
 def test_services_in_trouble_are_named(page: Page, server: Server) -> None:
@@ -222,6 +432,17 @@ def banded(page: Page) -> bool:
     return bool(page.evaluate("!document.getElementById('band').hidden && document.body.classList.contains('dead')"))
 
 
+COLOURED = """() => [...document.querySelectorAll("#grid *, #map *, .strip *, .counters *, #panel *")].filter((one) => {
+  if (!one.checkVisibility()) return false;
+  const style = getComputedStyle(one);
+  const loud = (colour) => {
+    const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number);
+    return a > 0 && Math.max(r, g, b) - Math.min(r, g, b) > 70;
+  };
+  return [style.backgroundColor, style.color, style.borderTopColor].some(loud);
+}).map((one) => one.className)"""
+
+
 def test_a_dead_server_is_seen_and_a_new_one_joined(page: Page, boards: Callable[..., Server]) -> None:
     """[11]"""
     server = boards(4, "", "mortal")
@@ -236,6 +457,13 @@ def test_a_dead_server_is_seen_and_a_new_one_joined(page: Page, boards: Callable
         page.evaluate("document.getAnimations().filter((a) => a.effect.getComputedTiming().progress !== null).length")
         == 0
     )
+    assert page.evaluate(COLOURED) == []
+    clock = page.locator("#bandclock").inner_text()
+    page.wait_for_timeout(1100)
+    assert page.locator("#bandclock").inner_text() != clock
+    page.locator("#bandopen").click()
+    expect(page.locator("#panel h2")).to_have_text("System")
+    page.keyboard.press("Escape")
     server.freeze(False)
     until(lambda: not banded(page), 8)
     server.kill()
@@ -274,9 +502,12 @@ def test_a_slow_page_harms_nobody(page: Page, server: Server) -> None:
         until(lambda: server.health()["pages"] == 2, 5)
         before = _rss(server)
         delays = []
-        text = "x" * 20_000
+        words = dict.fromkeys(("rule", "text", "limit", "source", "evidence"), "x" * 200)
+        full = clinic.value("weight", 50)
+        full = msgspec.structs.replace(full, flag=msgspec.structs.replace(full.flag, **words))
+        keys = [key for key, metric in METRICS.items() if metric.hard and metric.hard[0] < 50 <= metric.hard[1]]
         for number in range(1000):
-            values = {"weight": clinic.value("weight", 50 + number / 10, "N", limit=text)}
+            values = dict.fromkeys(keys, full) | {"glu": clinic.value("glu", 100 + number // 100)}
             server.send(clinic.flagged("14", now() + number, values))
             time.sleep(0.003)  # apart, or the board would merge them
             if number % 100 == 0:
@@ -317,6 +548,7 @@ def test_headers_and_hosts(server: Server) -> None:
         (server.url, "evil.example", 421),
         (f"{server.url}/static/0000/main.js", f"127.0.0.1:{server.port}", 404),
         (f"{server.url}/api/rooms/1/trend?m=-1", f"127.0.0.1:{server.port}", 400),
+        (f"{server.url}/api/rooms/1/trend?m={'9' * 5000}", f"127.0.0.1:{server.port}", 400),
         (f"{server.url}/api/rooms/99/trend", f"127.0.0.1:{server.port}", 404),
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:

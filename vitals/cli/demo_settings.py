@@ -67,7 +67,6 @@ ble = {{ backend = "air", air_socket = "air.sock" }}
 [ingest]
 profile = "demo"
 simulated_alarms = true
-state = "state.db"
 store = {{ kind = "sqlite", path = "store.db" }}
 
 [board]
