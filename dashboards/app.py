@@ -22,7 +22,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dashboards import assets
 from dashboards.feed import BEAT_MS, FRAME_MS, MERGE_MS, OVERLOADED, Client, Feed
 from dashboards.guard import FOREIGN_ORIGIN, LOOPBACK, Guard, host_allowed, same_origin
-from dashboards.readings import Point, ms
+from dashboards.history import Point, rows
+from dashboards.readings import ms
 from dashboards.rooms import Rooms
 from dashboards.visits import Visits
 from vitals.clock import NS, Clock, Instant
@@ -35,6 +36,8 @@ from vitals.topics import Topics
 TAKE: Final = 500
 TAKE_S: Final = 0.25
 """Longest wait for the broker in one turn: how late the loss of its connection is noticed."""
+MAX_PAGES: Final = 200
+"""Open pages at once; the next is told to try again later."""
 TREND_MAX_MIN: Final = 24 * 60
 CLOSE_S: Final = 5
 HELLO_BYTES: Final = 16_384
@@ -102,7 +105,7 @@ class Board:
         self.rooms = Rooms(config, topics, self.visits.by_room, now)
         self.assets = assets.load(clinic=config.site.name)
         self._store_lock = asyncio.Lock()
-        self.feed = Feed(self.rooms, clinic=config.site.name, page=self.assets.digest)
+        self.feed = Feed(self.rooms, clinic=config.site.name, page=self.assets.digest, zone=config.site.timezone)
 
     def fill(self) -> None:
         """Show what the store knows, before the first page opens. A store that fails costs history, not the board."""
@@ -158,14 +161,17 @@ class Board:
         minutes = request.query_params.get("m", "30")
         if room not in self.rooms.rooms:
             return _json({"error": "no such room"}, 404)
-        if not minutes.isascii() or not minutes.isdigit() or not 1 <= int(minutes) <= TREND_MAX_MIN:
+        if len(minutes) > 4 or not minutes.isascii() or not minutes.isdigit() or not 1 <= int(minutes) <= TREND_MAX_MIN:
             return _json({"error": f"m: expected 1 to {TREND_MAX_MIN} minutes"}, 400)
         now = self.clock.now()
         since = now - int(minutes) * 60 * NS
         async with self._store_lock:
             stored, fault = await asyncio.to_thread(self._stored, room, since)
         found = self.rooms.merge_history(room, stored, ms(since))
-        return _json({"room": room, "from": ms(since), "to": ms(now), "readings": found, "fault": fault})
+        listed, of = rows(found)
+        return _json({
+            "room": room, "from": ms(since), "to": ms(now), "readings": found, "rows": listed, "of": of, "fault": fault,
+        })  # fmt: skip
 
     def _stored(self, room: str, since: Instant) -> tuple[dict[str, Sequence[Point]], str]:
         if self.store is None:
@@ -184,6 +190,10 @@ class Board:
         headers = socket_.headers
         if not same_origin(headers, socket_.url.scheme) or not host_allowed(headers, self._allowed):
             await socket_.close(FOREIGN_ORIGIN)
+            return
+        if len(self.feed.clients) >= MAX_PAGES:
+            _log.warning("page refused", open=MAX_PAGES)
+            await socket_.close(OVERLOADED)
             return
         wake, give_up = asyncio.Event(), asyncio.Event()
         client = self.feed.join(self.clock.now(), wake, give_up)
@@ -251,7 +261,10 @@ async def _every(period_ms: int, work: Callable[[], None]) -> None:
     while True:
         due = max(due + period, loop.time())
         await asyncio.sleep(due - loop.time())
-        work()
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - one bad turn must not stop the board
+            _log.error("board turn failed", reason=f"{type(error).__name__}: {error}")
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:

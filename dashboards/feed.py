@@ -11,11 +11,13 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from dashboards.cells import CELLS, metrics
 from dashboards.frames import UV_PER_COUNT, Block, frame
 from dashboards.readings import ms
 from dashboards.room import Change
-from dashboards.rooms import CELLS, Rooms
-from vitals.clock import Instant
+from dashboards.rooms import Rooms
+from vitals.clock import NS, Instant
+from vitals.log import Log
 from vitals.metrics import METRICS
 
 VERSION: Final = 1
@@ -31,9 +33,16 @@ LINK_SILENT_S: Final = 3
 """No message this long: the page says it is not live. The heartbeat comes each second."""
 CUFF_LIVE_S: Final = 3
 """A cuff pressure is for the moment; METRICS has the times of things that are readings."""
+DOWN_S: Final = 1
+"""A device said to be off this long is off, whatever samples of it still arrive."""
+FALLBACK_S: Final = 300
+"""A cuff's pulse stands in for a monitor's this long; then it is old, as a monitor's would be."""
+RESYNC_S: Final = 1
+"""A page gets a snapshot at most this often; one that asks sooner gets it with the next beat."""
 OVERLOADED: Final = 1013
 """WebSocket close code `try again later`."""
 
+_log = Log("board")
 _JSON: Final = msgspec.json.Encoder()
 
 
@@ -60,6 +69,8 @@ class Client:
         self.hidden = False
         self.rooms: frozenset[str] | None = None
         self.overloaded = False
+        self.snapped: Instant | None = None
+        self.owed = False
 
     def offer(self, text: str) -> None:
         """Queue JSON; beyond the bound the client is given up, never silently thinned."""
@@ -91,12 +102,12 @@ class Client:
 class Feed:
     """All pages, the rooms behind them, and the count of events that keeps them honest."""
 
-    def __init__(self, rooms: Rooms, *, clinic: str, page: str = "", boot: str = "") -> None:
+    def __init__(self, rooms: Rooms, *, clinic: str, page: str = "", boot: str = "", zone: str = "UTC") -> None:
         self.rooms = rooms
         self.boot = boot or secrets.token_hex(6)
         self.feed_seq = 0
         self.clients: set[Client] = set()
-        self._clinic, self._page = clinic, page
+        self._clinic, self._page, self._zone = clinic, page, zone
         self._pending: dict[str, set[str]] = {}
         self._beat = 0
         self._frame = 0
@@ -104,8 +115,20 @@ class Feed:
     # -- from the broker -----------------------------------------------------------------------------------------
 
     def receive(self, batch: Iterable[tuple[str, bytes]], now: Instant) -> None:
-        """Take MQTT messages and tell the pages what changed."""
-        self.tell([change for topic, payload in batch for change in self.rooms.apply(topic, payload, now)], now)
+        """Take MQTT messages and tell the pages what changed. Whatever one message does, the next is still taken."""
+        changes: list[Change] = []
+        for topic, payload in batch:
+            try:
+                changes += self.rooms.apply(topic, payload, now)
+            except Exception as error:  # noqa: BLE001 - a board that stops is worse than any message
+                self.rooms.services.fault("message that broke the board's rules")
+                changes.append(Change("sys"))
+                _log.error("message not taken", topic=topic[:100], reason=f"{type(error).__name__}: {error}")
+        try:
+            self.tell(changes, now)
+        except Exception as error:  # noqa: BLE001 - the pages then find a hole in the numbers and ask for a snapshot
+            self.rooms.services.fault("change that could not be told")
+            _log.error("change not told", reason=f"{type(error).__name__}: {error}")
 
     def link(self, up: bool, why: str, now: Instant) -> None:
         self.tell(self.rooms.link(up, why, now), now)
@@ -147,6 +170,9 @@ class Feed:
     def beat(self, now: Instant) -> None:
         """Each BEAT_MS: time and sequence, so a page can tell quiet from broken."""
         self.tell(self.rooms.tick(now), now)
+        for client in self.clients:
+            if client.owed and not client.hidden:
+                self._snap(client, now)
         self._beat += 1
         text = to_text({"t": "hb", "n": self._beat, "now": ms(now), "seq": self.feed_seq})
         for client in self.clients:
@@ -192,7 +218,7 @@ class Feed:
         """What a page said. Anything else than `ping` and `sub` is ignored, as the contract says of unknown `t`."""
         try:
             message = msgspec.json.decode(text, type=dict[str, Any])
-        except msgspec.DecodeError:
+        except (msgspec.MsgspecError, RecursionError, ValueError):
             return
         if message.get("t") == "ping":
             client.offer(to_text({"t": "pong", "id": message.get("id"), "now": now / 1e6}))
@@ -211,9 +237,16 @@ class Feed:
             client.json.clear()
             client.ekg.clear()
         elif message.get("resync") is True or was_hidden:
-            client.json.clear()
             client.ekg.clear()
-            client.offer(to_text(self.snapshot(now)))
+            if client.snapped is None or not 0 <= now - client.snapped < RESYNC_S * NS:
+                self._snap(client, now)
+            else:
+                client.owed = True
+
+    def _snap(self, client: Client, now: Instant) -> None:
+        client.snapped, client.owed = now, False
+        client.json.clear()
+        client.offer(to_text(self.snapshot(now)))
 
     def snapshot(self, now: Instant) -> dict[str, Any]:
         """Everything a page needs to begin."""
@@ -222,12 +255,13 @@ class Feed:
             "v": VERSION,
             "now": ms(now),
             "clinic": self._clinic,
+            "tz": self._zone,
             "page": self._page,
             "uv": UV_PER_COUNT,
             "boot": self.boot,
             "seq": self.feed_seq,
             "policy": policy(),
-            "metrics": self.rooms.metrics(),
+            "metrics": metrics(self.rooms.temperature),
             "cells": [{"cell": c, "label": label, "short": short, "keys": keys} for c, label, short, keys in CELLS],
             "rooms": [self.rooms.room_shown(room) for room in self.rooms.rooms],
             "alarms": self.rooms.alarms(),
@@ -240,6 +274,8 @@ def policy() -> dict[str, dict[str, int]]:
     table = {key: {"stale": row.live_s, "gone": row.gone_s} for key, row in METRICS.items()}
     return table | {
         "bp": table["bp_sys"],
+        "pulse_cuff": {"stale": FALLBACK_S, "gone": 0},
+        "down": {"stale": DOWN_S, "gone": 0},
         "cuff_pressure": {"stale": CUFF_LIVE_S, "gone": CUFF_LIVE_S},
         "ekg": {"stale": EKG_SILENT_S, "gone": EKG_SILENT_S},
         "link": {"stale": LINK_SILENT_S, "gone": LINK_SILENT_S},

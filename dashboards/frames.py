@@ -5,6 +5,7 @@ u8 lead, u8 flags, u16 n, u16 rate_hz, u32 sample_index, i32 t0_offset_us from s
 Calibrated samples are UV_PER_COUNT microvolt each; of an uncalibrated source they are its counts, divided by `div`.
 """
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Final
@@ -24,8 +25,10 @@ ARTEFACT: Final = 2
 GAP_BEFORE: Final = 8
 MAX_BLOCK: Final = 4096
 """Samples of one block; a pack is at most 100 ms, so this is 40 kHz: beyond it somebody is lying."""
-OFFSET_MAX_S: Final = 30
-"""A pack whose time is farther than this from ours cannot be placed on a sweep of a few seconds, and is counted."""
+BEHIND_MAX_S: Final = 30
+AHEAD_MAX_S: Final = 1
+"""A pack whose time is farther from ours cannot be placed on a sweep of a few seconds, and is counted. Ahead of us it
+would also hold up every true sample until its time has come."""
 
 _LEADS: Final = {"I": 1, "II": 2, "III": 3, "AVR": 4, "AVL": 5, "AVF": 6} | {f"V{n}": 6 + n for n in range(1, 7)}
 _HEADER: Final = struct.Struct("<BBHId")
@@ -48,8 +51,7 @@ def block(
     room: int, strip: StripMessage, centre: Centre, *, div: int, gap: bool, noisy: bool = False
 ) -> Block:  # fmt: skip
     """One pack in display counts, about the zero that `centre` keeps. Raises ValueError where it cannot be shown."""
-    if not 0 < strip.rate <= 65_535 or strip.count > MAX_BLOCK:
-        raise ValueError(f"expected a rate of 1 to 65535 and {MAX_BLOCK} samples, found {strip.rate}, {strip.count}")
+    check(strip)
     counts = strip.samples().astype(np.float64)
     if not strip.lead_off:  # a lead that is off has no zero to learn from
         counts, moved = centre.place(counts, strip.rate)
@@ -58,6 +60,14 @@ def block(
     shown = np.clip(np.rint(scaled), -32_768, 32_767).astype("<i2")
     flags = (LEAD_OFF if strip.lead_off else 0) | (GAP_BEFORE if gap else 0) | (ARTEFACT if noisy else 0)
     return Block(room, _LEADS.get(strip.lead.upper(), 0), flags, round(strip.rate), strip.first_index, strip.t0, shown)
+
+
+def check(strip: StripMessage) -> None:
+    """Raise ValueError where a pack has no rate, size or scale that can be drawn."""
+    if not 0.5 <= strip.rate <= 65_535 or round(strip.rate) < 1 or strip.count > MAX_BLOCK:
+        raise ValueError(f"expected a rate of 1 to 65535 and {MAX_BLOCK} samples, found {strip.rate}, {strip.count}")
+    if strip.scale is not None and not (math.isfinite(strip.scale) and strip.scale > 0):
+        raise ValueError(f"expected a finite scale above 0, found {strip.scale}")
 
 
 def divisor(strip: StripMessage, current: int) -> int:
@@ -87,4 +97,4 @@ def frame(blocks: Sequence[Block], number: int, now: Instant) -> bytes:
 
 def placeable(strip: StripMessage, now: Instant) -> bool:
     """Whether the pack's time is near enough to ours to be drawn at its true place."""
-    return abs(strip.t0 - now) <= OFFSET_MAX_S * NS
+    return -BEHIND_MAX_S * NS <= strip.t0 - now <= AHEAD_MAX_S * NS

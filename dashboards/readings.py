@@ -4,11 +4,11 @@ Conversion and rounding for display happen here and nowhere else; the page only 
 keeps its reason, and a flag keeps its rule, limit, source and evidence, so that every number can be checked by hand.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from dashboards.words import clean, unit_read
 from vitals.clock import NS_PER_MS, Instant
 from vitals.messages import Flag, FlaggedMessage, FlaggedValue, Interpretation, Level
 from vitals.metrics import METRICS
@@ -20,6 +20,12 @@ Quality: TypeAlias = Literal["ok", "artefact"]
 
 LATE_SHOWN_S: Final = 60
 """A reading that reached us later than this after it was taken says so on its cell."""
+UNSURE_MS: Final = 120_000
+"""A time known worse than this (the device's clock disagrees with ours) makes nothing current."""
+MAX_BITS: Final = 16
+"""Status bits kept of one reading."""
+TIME_MAX: Final = 2**62
+"""Nanoseconds; far beyond, a time is no time, and no JSON number either."""
 
 LEVELS: Final[tuple[Level, ...]] = ("normal", "notice", "abnormal", "critical")
 
@@ -29,7 +35,7 @@ _NOISE: Final = ("artefact", "artifact", "motion", "movement", "nois", "erratic"
                  "unreliable", "too_loose", "improper")  # fmt: skip
 """Parts of the status-bit names that say the signal, not the patient, made the number."""
 
-_REASONS: Final[dict[Validity, str]] = {
+REASONS: Final[dict[Validity, str]] = {
     Validity.VALID: "",
     Validity.NOT_A_NUMBER: "no result",
     Validity.NOT_AT_RESOLUTION: "no result",
@@ -90,6 +96,7 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     late: int = 0
     derived: bool = False
     unc: int = 0
+    unsure: bool = False
     parts: dict[str, Part] | None = None
     rules: str = ""
     av: int = 0
@@ -142,59 +149,28 @@ def readings(message: FlaggedMessage, temperature: TemperatureUnit, now: Instant
     return found
 
 
-class Point(Protocol):
-    """One stored value, as the store's history has it."""
+def plausible(message: FlaggedMessage) -> tuple[FlaggedMessage, int]:
+    """The message with every value that cannot be one taken out, and how many those were.
 
-    @property
-    def t(self) -> Instant: ...
-
-    @property
-    def value(self) -> float | None: ...
-
-    @property
-    def validity(self) -> Validity: ...
-
-    @property
-    def interpretation(self) -> Interpretation | Literal[""]: ...
-
-
-_LEVEL_OF: Final[dict[str, Level]] = {
-    "A": "notice", "H": "abnormal", "L": "abnormal", "HH": "critical", "LL": "critical",
-}  # fmt: skip
+    Raises ValueError when its times or counts are beyond any.
+    """
+    times = (message.t, message.t_received, message.uncertainty_ms, message.late_s, message.assoc_version)
+    if not all(0 <= number <= TIME_MAX for number in times):
+        raise ValueError(f"expected times and counts of 0 to {TIME_MAX}, found {times}")
+    wrong = {key for key, value in message.values.items() if not possible(key, value.value)}
+    if not wrong:
+        return message, 0
+    refused = FlaggedValue("", validity=Validity.RESERVED, not_evaluated="beyond what can be measured")
+    values = {key: refused if key in wrong else value for key, value in message.values.items()}
+    return msgspec.structs.replace(message, values=values), len(wrong)
 
 
-def from_history(key: str, points: Sequence[Point], temperature: TemperatureUnit) -> list[Reading]:
-    """Stored values of one metric as the history lists them: without rule or source, which the store does not give."""
-    return [
-        Reading(
-            k=key,
-            v=None if point.value is None else shown_value(key, point.value, temperature),
-            u=shown_unit(key, temperature),
-            ts=ms(point.t),
-            rx=ms(point.t),
-            id=f"{key}@{point.t}",
-            dev="",
-            f=point.interpretation or None,
-            lv=_LEVEL_OF.get(point.interpretation, "normal"),
-            reason="" if point.value is not None else _REASONS[point.validity] or "invalid",
-        )
-        for point in points
-    ]
-
-
-def pressures(systolic: Sequence[Reading], diastolic: Sequence[Reading]) -> list[Reading]:
-    """Systolic and diastolic of the same moment as one reading, with the worse flag; alone neither is one."""
-    lower = {reading.ts: reading for reading in diastolic}
-    found = []
-    for upper in systolic:
-        other = lower.get(upper.ts)
-        if other is None or isinstance(upper.v, list) or isinstance(other.v, list):
-            continue
-        worse = max(upper, other, key=lambda reading: LEVELS.index(reading.lv))
-        unchecked = worse.lv == "normal" and None in (upper.f, other.f)
-        f = None if unchecked else worse.f
-        found.append(msgspec.structs.replace(worse, k="bp", v=[upper.v, other.v], f=f, id=f"bp@{upper.ts}"))
-    return found
+def possible(key: str, value: float | None) -> bool:
+    """Whether the metric can have this value at all; its hard limits are wider than any living patient."""
+    if value is None or key not in METRICS:
+        return True
+    low, high = METRICS[key].hard or (-1e9, 1e9)
+    return low <= value <= high
 
 
 def _single(message: FlaggedMessage, key: str, value: FlaggedValue, temperature: TemperatureUnit) -> Reading:
@@ -207,11 +183,11 @@ def _single(message: FlaggedMessage, key: str, value: FlaggedValue, temperature:
         f=flag.interpretation if flag else None,
         lv=flag.level if flag else "normal",
         why=_why(flag, temperature),
-        ne=value.not_evaluated,
+        ne=clean(value.not_evaluated),
         cmp=value.comparator,
         reason=_reason(value),
         q=_quality(message, flag),
-        raw=f"{value.raw} {value.raw_unit}".strip(),
+        raw=_raw(value),
         **_common(message),
     )
 
@@ -233,10 +209,10 @@ def _pressure(message: FlaggedMessage, values: dict[str, FlaggedValue], temperat
         f=flag.interpretation if flag else None,
         lv=flag.level if flag else "normal",
         why=_why(flag, temperature),
-        ne="; ".join(dict.fromkeys(unchecked)),
+        ne=clean("; ".join(dict.fromkeys(unchecked))),
         reason=reasons[0] if reasons and systolic is None else "",
         q=_quality(message, flag),
-        raw=", ".join(f"{value.raw} {value.raw_unit}".strip() for value in values.values() if value.raw),
+        raw=clean(", ".join(_raw(value) for value in values.values() if value.raw)),
         parts=parts,
         **_common(message),
     )
@@ -249,7 +225,7 @@ def _part(key: str, value: FlaggedValue, temperature: TemperatureUnit) -> Part:
         f=flag.interpretation if flag else None,
         lv=flag.level if flag else "normal",
         why=_why(flag, temperature),
-        ne=value.not_evaluated,
+        ne=clean(value.not_evaluated),
     )
 
 
@@ -259,15 +235,16 @@ def _common(message: FlaggedMessage) -> dict[str, Any]:
         "ts": ms(message.t),
         "rx": ms(message.t_received),
         "id": message.id,
-        "dev": message.device,
-        "by": message.gateway,
-        "method": message.method,
-        "quality": message.quality,
+        "dev": clean(message.device),
+        "by": clean(message.gateway),
+        "method": clean(message.method),
+        "quality": tuple(clean(bit) for bit in message.quality[:MAX_BITS]),
         "sim": message.simulated,
         "hist": message.historical,
         "late": message.late_s if message.late_s >= LATE_SHOWN_S else 0,
         "derived": message.derived,
         "unc": message.uncertainty_ms,
+        "unsure": message.uncertainty_ms > UNSURE_MS,
         "rules": message.rules_hash,
         "av": message.assoc_version,
     }
@@ -278,14 +255,19 @@ def _why(flag: Flag | None, temperature: TemperatureUnit) -> Why | None:
     if flag is None or not (flag.rule or flag.text or flag.limit):
         return None
     limit = limit_shown(flag.metric, flag.op, flag.threshold, temperature) or flag.limit
-    return Why(flag.rule, flag.text, limit, flag.source, flag.evidence)
+    return Why(*map(clean, (flag.rule, flag.text, limit, flag.source, flag.evidence)))
+
+
+def _raw(value: FlaggedValue) -> str:
+    """What the device said, in units as people read them."""
+    return clean(f"{value.raw} {unit_read(value.raw_unit)}".strip())
 
 
 def _reason(value: FlaggedValue) -> str:
     """Why there is no number. A comparator is a number's worth of knowledge (`>600`)."""
     if value.value is not None:
         return ""
-    return _REASONS[value.validity] or "invalid"
+    return REASONS[value.validity] or "invalid"
 
 
 def _quality(message: FlaggedMessage, flag: Flag | None) -> Quality:

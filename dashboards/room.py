@@ -1,12 +1,13 @@
 """One room: its devices, its newest readings, its trace, and the history of the last while."""
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from dashboards.centre import Centre
+from dashboards.history import MAX_POINTS, Thinner, continuous
 from dashboards.readings import Reading, ms
 from dashboards.visits import Visit
+from dashboards.words import clean
 from vitals.clock import Instant
 from vitals.messages import DeviceBirth, DeviceStatus, FlaggedMessage
 from vitals.metrics import METRICS
@@ -14,9 +15,9 @@ from vitals.topics import Up
 
 MAX_SEEN: Final = 4096
 """Reading ids remembered per room: at 4 values a second, 17 minutes of repeats are recognised."""
-MAX_HISTORY: Final = 300
-TREND_STEP_MS: Final = 6_000
-"""A continuous value enters the history at most this often: 30 minutes are 300 points."""
+
+MAX_LISTED: Final = 32
+"""Metrics and kinds of faults listed of one device."""
 
 What: TypeAlias = Literal["obs", "alarm", "room", "sys"]
 
@@ -38,24 +39,28 @@ class Device:
         self.birth: DeviceBirth | None = None
         self.status: DeviceStatus | None = None
 
-    def shown(self, *, reachable: bool) -> dict[str, Any]:
+    def shown(self, *, lost_gateway: Instant | None) -> dict[str, Any]:
+        """`lost_gateway`: when its gateway went offline by our clock (0: before we looked); None while it is there."""
         birth, status = self.birth, self.status
+        since = lost_gateway if lost_gateway is not None else status.since if status else 0
         state = status.state if status else "connecting"
         return {
             "id": f"{self.gateway}/{self.name}",
             "name": self.name,
             "gw": self.gateway,
-            "title": birth.title if birth else self.name,
-            "driver": birth.driver if birth else "",
-            "transport": birth.transport if birth else "",
-            "metrics": sorted({"bp" if key.startswith("bp_") else key for key in birth.metrics}) if birth else [],
-            "state": state if reachable else "unreachable",
-            "since": ms(status.since) if status else 0,
-            "reason": status.reason if status else "",
-            "faults": status.faults if status else {},
+            "title": clean(birth.title) if birth else self.name,
+            "driver": clean(birth.driver) if birth else "",
+            "transport": clean(birth.transport) if birth else "",
+            "metrics": sorted({"bp" if key.startswith("bp_") else clean(key) for key in birth.metrics[:MAX_LISTED]})
+            if birth
+            else [],
+            "state": state if lost_gateway is None else "unreachable",
+            "since": ms(since),
+            "reason": clean(status.reason) if status else "",
+            "faults": {clean(code): n for code, n in list(status.faults.items())[:MAX_LISTED]} if status else {},
             "lost": status.lost_samples if status else 0,
             "battery": birth.info.battery if birth else None,
-            "model": " ".join(filter(None, (birth.info.manufacturer, birth.info.model))) if birth else "",
+            "model": clean(" ".join(filter(None, (birth.info.manufacturer, birth.info.model)))) if birth else "",
             "sim": bool(birth and birth.simulated),
         }
 
@@ -77,8 +82,8 @@ class Trace:
     def shown(self) -> dict[str, Any]:
         gateway, device, lead = self.source
         return {
-            "dev": f"{gateway}/{device}", "lead": lead, "rate": self.rate, "cal": self.calibrated, "div": self.div,
-            "sim": self.simulated, "last": ms(self.last),
+            "dev": f"{gateway}/{device}", "lead": clean(lead), "rate": self.rate,
+            "cal": self.calibrated, "div": self.div, "sim": self.simulated, "last": ms(self.last),
         }  # fmt: skip
 
 
@@ -93,6 +98,7 @@ class Room:
         self.unconfirmed: set[str] = set()
         self.trace: Trace | None = None
         self.history: dict[str, deque[Reading]] = {}
+        self._thinner = Thinner()
         self._seen: OrderedDict[tuple[str, str, int], None] = OrderedDict()
 
     def first_time(self, message: FlaggedMessage) -> bool:
@@ -114,16 +120,16 @@ class Room:
         if before is not None and reading.id == before.id and reading.av < before.av:
             return None
         self.obs[reading.k] = reading
-        calm = before is not None and METRICS.get(reading.k, METRICS["bp_sys"]).pace == "continuous"
+        calm = before is not None and continuous(reading.k)
         same = before is not None and (before.f, before.q, before.reason) == (reading.f, reading.q, reading.reason)
         return Change("obs", self.id, reading.k, urgent=not (calm and same))
 
     def _remember(self, reading: Reading) -> None:
-        past = self.history.setdefault(reading.k, deque(maxlen=MAX_HISTORY))
-        continuous = METRICS.get(reading.k, METRICS["bp_sys"]).pace == "continuous"
-        if continuous and past and past[-1].lv == reading.lv and reading.ts < past[-1].ts + TREND_STEP_MS:
+        past = self.history.setdefault(reading.k, deque(maxlen=MAX_POINTS))
+        word = self._thinner.judge(reading)
+        if word == "skip":
             return
-        if past and past[-1].id == reading.id:
+        if past and (word == "replace" or past[-1].id == reading.id):
             past.pop()
         past.append(reading)
 
@@ -141,17 +147,3 @@ class Room:
             or bool(self.trace and self.trace.simulated)
             or bool(self.visit and self.visit.simulated)
         )
-
-
-def thin(found: Iterable[Reading]) -> list[Reading]:
-    """At most one continuous value per step and level, so that half an hour stays a small answer."""
-    last: dict[str, Reading] = {}
-    kept = []
-    for reading in found:
-        before = last.get(reading.k)
-        continuous = METRICS.get(reading.k, METRICS["bp_sys"]).pace == "continuous"
-        if continuous and before is not None and before.lv == reading.lv and reading.ts < before.ts + TREND_STEP_MS:
-            continue
-        last[reading.k] = reading
-        kept.append(reading)
-    return kept

@@ -9,26 +9,18 @@ from typing import Any, Final
 
 import msgspec
 
-from dashboards.centre import Centre
-from dashboards.frames import Block, block, divisor, placeable
-from dashboards.readings import (
-    BP_PARTS,
-    Point,
-    Reading,
-    TemperatureUnit,
-    from_history,
-    limit_shown,
-    ms,
-    pressures,
-    readings,
-    shown_unit,
-)
-from dashboards.room import Change, Device, Room, Trace, thin
+from dashboards.cells import label
+from dashboards.frames import Block
+from dashboards.history import MAX_POINTS, STEP_MS, Point, from_history, pressures, thin
+from dashboards.readings import BP_PARTS, Reading, TemperatureUnit, limit_shown, ms, plausible, possible, readings
+from dashboards.room import Change, Device, Room
 from dashboards.services import Services
+from dashboards.traces import Traces
 from dashboards.visits import Visit
+from dashboards.words import clean
 from vitals import messages, settings
 from vitals.clock import NS, Instant
-from vitals.messages import AlertMessage, DeviceBirth, DeviceStatus, FlaggedMessage, NewerVersion, StripMessage
+from vitals.messages import AlertMessage, DeviceBirth, DeviceStatus, FlaggedMessage, NewerVersion
 from vitals.metrics import METRICS
 from vitals.topics import NAME, Topics, Up
 
@@ -36,22 +28,16 @@ MAX_ROOMS: Final = 100
 """Rooms on one board. A room nobody configured gets a tile of its own, but not without end."""
 MAX_DEVICES: Final = 32
 MAX_ALERTS: Final = 64
-SOURCE_SILENT_S: Final = 3
-"""A trace source silent this long gives way to another device or lead of the room."""
+MAX_ANSWER: Final = 3_000
+"""Readings of one history: ten keys' curves."""
 CONFIRM_S: Final = 5
 """After a new broker connection, retained alerts not sent again within this time have ended meanwhile."""
 
-CELLS: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
-    ("bp", "BP", "BP", ("bp",)),
-    ("pulse", "Pulse", "Pulse", ("hr_ekg", "pulse_oximeter", "pulse_cuff", "hr_device")),
-    ("spo2", "SpO₂", "SpO₂", ("spo2",)),
-    ("temp", "Temp", "Temp", ("temp",)),
-    ("rr", "Resp", "Resp", ("rr",)),
-    ("glu", "Glucose", "Gluc", ("glu",)),
-)
-"""The six places of a tile: (cell, label, label of a small tile, keys in order of preference)."""
-METHODS: Final = {"hr_ekg": "EKG", "pulse_oximeter": "SpO₂", "pulse_cuff": "cuff", "hr_device": "device"}
-"""How a rate was taken, in a word: rates of different methods are never merged, so the tile names which it shows."""
+UNREADABLE: Final = (
+    msgspec.MsgspecError, RecursionError, ArithmeticError, ValueError, KeyError, TypeError,
+)  # fmt: skip
+"""What any bytes can make a decoder or a conversion raise."""
+IMPOSSIBLE: Final = "value no living patient has"
 
 _FLAGGED: Final = msgspec.json.Decoder(list[FlaggedMessage] | FlaggedMessage)
 _ALERT: Final = msgspec.json.Decoder(AlertMessage)
@@ -64,12 +50,12 @@ class Rooms:
 
     def __init__(self, config: settings.Settings, topics: Topics, visits: dict[str, Visit], now: Instant) -> None:
         self._topics = topics
-        self._temperature: TemperatureUnit = config.board.temperature_unit
+        self.temperature: TemperatureUnit = config.board.temperature_unit
         self._visits = visits
         self.services = Services(now)
         self.rooms: dict[str, Room] = {}
         self._confirm_by: Instant | None = None
-        self._blocks: list[Block] = []
+        self._traces = Traces(self.services)
         for room in config.board.rooms[:MAX_ROOMS]:
             self._add(room.id, room.title)
 
@@ -95,7 +81,7 @@ class Rooms:
             return self._apply(topic, payload, now)
         except NewerVersion:
             fault = "message of a newer version"
-        except (msgspec.DecodeError, ValueError, KeyError, TypeError):
+        except UNREADABLE:
             fault = "message that cannot be read"
         self.services.fault(fault)
         return [Change("sys")]
@@ -121,10 +107,21 @@ class Rooms:
     def fill(self, room: str, stored: Iterable[FlaggedMessage], now: Instant) -> None:
         """Start from what the store has. A stored reading is as old as it is: the page ages it."""
         found = self._room(room)
+        if found is None:
+            return
         for message in stored:
-            if found is not None and found.first_time(message):
-                for reading in readings(message, self._temperature, now):
-                    found.show(reading)
+            try:
+                if found.first_time(message):
+                    self._show(found, message, now)
+            except UNREADABLE:
+                self.services.fault("stored reading that cannot be read")
+
+    def _show(self, room: Room, message: FlaggedMessage, now: Instant) -> list[Change]:
+        message, refused = plausible(message)
+        if refused:
+            self.services.fault(IMPOSSIBLE, refused)
+        shown = [room.show(reading) for reading in readings(message, self.temperature, now)]
+        return [change for change in shown if change is not None]
 
     def link(self, up: bool, why: str, now: Instant) -> list[Change]:
         """The broker connection came or went. Alerts that end while we are away leave no message behind."""
@@ -163,9 +160,13 @@ class Rooms:
         if room is None:
             return [Change("sys")]
         if up.leaf == "wave":
-            return [change for strip in messages.decode_strips(payload) for change in self._wave(room, up, strip, now)]
+            return [
+                change
+                for strip in messages.decode_strips(payload)
+                for change in self._traces.take(room, up, strip, now)
+            ]
         if up.leaf == "live":
-            return self._live(room, up, payload)
+            return self._live(room, up, payload, now)
         return self._device(room, up, payload)
 
     def _device(self, room: Room, up: Up, payload: bytes) -> list[Change]:
@@ -195,22 +196,24 @@ class Rooms:
         for message in decoded if isinstance(decoded, list) else [decoded]:
             if not room.first_time(message):
                 continue
-            unknown = [key for key in message.values if key not in METRICS]
-            for _ in unknown:
-                self.services.fault("value of an unknown metric")
-            shown = map(room.show, readings(message, self._temperature, now))
-            changes += [change for change in shown if change is not None]
+            unknown = sum(key not in METRICS for key in message.values)
+            if unknown:
+                self.services.fault("value of an unknown metric", unknown)
+            changes += self._show(room, message, now)
         return changes if room.simulated == was_simulated else [Change("room", room_id)]
 
-    def _live(self, room: Room, up: Up, payload: bytes) -> list[Change]:
+    def _live(self, room: Room, up: Up, payload: bytes, now: Instant) -> list[Change]:
         """Values for eyes only, so far the pressure in an inflating cuff. They are never judged and never stored."""
         changes: list[Change] = []
         for message in messages.decode_observations(payload):
             quantity = message.observation.quantities.get("cuff_pressure")
             if quantity is None or quantity.value is None:
                 continue
+            if not possible("cuff_pressure", quantity.value):
+                self.services.fault(IMPOSSIBLE)
+                continue
             before = room.obs.get("cuff_pressure")
-            stamp = ms(message.t_determined)
+            stamp = ms(min(message.t_determined, now))
             if before is not None and stamp <= before.ts and before.id != message.id:
                 continue
             room.obs["cuff_pressure"] = Reading(
@@ -233,11 +236,13 @@ class Rooms:
             self.services.fault("alert beyond the room's limit")
             return [Change("sys")]
         room.unconfirmed.discard(id_)
-        limit = limit_shown(alert.limit_of, alert.op, alert.threshold, self._temperature)
+        limit = limit_shown(alert.limit_of, alert.op, alert.threshold, self.temperature)
+        text = _called(alert)
         shown = {
             "id": f"{room.id}/{id_}", "room": room.id, "k": "bp" if alert.metric in BP_PARTS else alert.metric,
-            "pr": alert.priority, "txt": alert.text, "lim": limit or alert.limit, "since": ms(alert.since),
-            "ended": None, "ack": None, "tech": alert.technical, "dev": alert.device, "sim": alert.simulated,
+            "pr": alert.priority, "txt": clean(text), "lim": clean(limit or alert.limit),
+            "since": ms(min(alert.since, now)),
+            "ended": None, "ack": None, "tech": alert.technical, "dev": clean(alert.device), "sim": alert.simulated,
         }  # fmt: skip
         if room.alerts.get(id_) == shown:
             return []
@@ -252,40 +257,9 @@ class Rooms:
         alert["ended"] = ms(now)
         return [Change("alarm", room.id, id_)]
 
-    # -- EKG -----------------------------------------------------------------------------------------------------
-
-    def _wave(self, room: Room, up: Up, strip: StripMessage, now: Instant) -> list[Change]:
-        if strip.metric != "ekg":
-            return []
-        source = (up.gateway, up.device, strip.lead)
-        if not placeable(strip, now):
-            self.services.fault("EKG whose time is far from ours")
-            return [Change("sys")]
-        trace = room.trace
-        if trace is not None and trace.source != source and now - trace.last < SOURCE_SILENT_S * NS:
-            if strip.lead.upper() != "II" or trace.source[2].upper() == "II":
-                return []
-            trace = None
-        fresh = trace is None or trace.source != source or now - trace.last >= SOURCE_SILENT_S * NS
-        if trace is None or trace.source != source:
-            trace = Trace(source)
-        before = (trace.rate, trace.div, trace.calibrated, trace.simulated)
-        div = divisor(strip, trace.div)
-        gap = strip.stream != trace.stream or strip.first_index != trace.next_index or strip.lost_before > 0
-        if strip.stream != trace.stream:
-            trace.centre = Centre(strip.scale)
-        self._blocks.append(block(room.index, strip, trace.centre, div=div, gap=gap, noisy=room.noisy(now)))
-        trace.stream, trace.next_index, trace.last = strip.stream, strip.first_index + strip.count, now
-        trace.rate, trace.div = round(strip.rate), div
-        trace.calibrated, trace.simulated = strip.scale is not None, strip.simulated
-        room.trace = trace
-        after = (trace.rate, trace.div, trace.calibrated, trace.simulated)
-        return [Change("room", room.id)] if fresh or before != after else []
-
     def take_blocks(self) -> list[Block]:
         """The EKG packs that came since the last call."""
-        taken, self._blocks = self._blocks, []
-        return taken
+        return self._traces.drain()
 
     # -- out -----------------------------------------------------------------------------------------------------
 
@@ -293,16 +267,16 @@ class Rooms:
         room = self.rooms[id_]
         visit = room.visit
         patient = None if visit is None else {
-            "name": visit.name, "age": visit.age_years, "sex": visit.sex, "sim": visit.simulated,
+            "name": clean(visit.name), "age": visit.age_years, "sex": visit.sex, "sim": visit.simulated,
         }  # fmt: skip
         devices = sorted(room.devices.values(), key=lambda device: (device.name, device.gateway))
         return {
             "id": room.id,
             "i": room.index,
-            "title": room.title,
+            "title": clean(room.title),
             "patient": patient,
             "visit": None if visit is None else {"since": ms(visit.since)},
-            "dev": [device.shown(reachable=self.services.reachable(device.gateway)) for device in devices],
+            "dev": [device.shown(lost_gateway=self.services.lost(device.gateway)) for device in devices],
             "ekg": room.trace.shown() if room.trace else None,
             "sim": room.simulated,
             "obs": room.obs,
@@ -319,29 +293,26 @@ class Rooms:
     def alarms(self) -> list[dict[str, Any]]:
         return [alert for room in self.rooms.values() for alert in room.alerts.values() if alert["ended"] is None]
 
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """Title, unit and decimals of each key the page can meet: it knows no metric by itself."""
-        table: dict[str, dict[str, Any]] = {
-            key: {
-                "title": row.title,
-                "u": shown_unit(key, self._temperature),
-                "d": row.decimals,
-                "pace": row.pace,
-                "by": METHODS.get(key, ""),
-            }
-            for key, row in METRICS.items()
-        }
-        return table | {"bp": {"title": "Blood pressure", "u": "mmHg", "d": 0, "pace": "episodic", "by": ""}}
-
     def history(self, room: str, since_ms: int) -> list[Reading]:
         """Readings of a room since then, oldest first."""
-        found = [r for past in self.rooms[room].history.values() for r in past if r.ts >= since_ms]
+        found = [r for past in list(self.rooms[room].history.values()) for r in list(past) if r.ts >= since_ms]
         return sorted(found, key=lambda reading: reading.ts)
 
     def merge_history(self, room: str, stored: dict[str, Sequence[Point]], since_ms: int) -> list[Reading]:
         """What the store has by metric, and what came since the start; each reading once, ours where both know it."""
-        old = {key: from_history(key, points, self._temperature) for key, points in stored.items()}
+        sim = self.rooms[room].simulated
+        old = {key: from_history(key, points, self.temperature, sim=sim) for key, points in stored.items()}
         paired = pressures(old.pop("bp_sys", []), old.pop("bp_dia", []))
         earlier = [reading for found in (*old.values(), paired) for reading in found]
         by_time = {(reading.k, reading.ts): reading for reading in [*earlier, *self.history(room, since_ms)]}
-        return thin(sorted(by_time.values(), key=lambda reading: reading.ts))
+        found = sorted(by_time.values(), key=lambda reading: reading.ts)
+        span = found[-1].ts - found[0].ts if found else 0
+        return thin(found, step_ms=max(STEP_MS, span // MAX_POINTS))[-MAX_ANSWER:]
+
+
+def _called(alert: AlertMessage) -> str:
+    """The alert's words with the tile's name of the metric; `SpO2: low` is `SpO₂ low`."""
+    title, colon, rest = alert.text.partition(": ")
+    known = colon and alert.metric in METRICS and not alert.technical
+    named = known and title.replace("₂", "2") == METRICS[alert.metric].title.replace("₂", "2")
+    return f"{label(alert.metric)} {rest}" if named else alert.text

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from dashboards.readings import ms
+from dashboards.words import clean
 from vitals.clock import NS, Instant
 from vitals.messages import GatewayStatus, IngestStatus
 
@@ -38,11 +39,19 @@ class Services:
         self._beats = 0
         self._heard = now
         self.gateways: dict[str, GatewayStatus] = {}
+        self._gone: dict[str, Instant] = {}
+        """When each offline gateway went, by our clock: its will carries the time its session began."""
+        self._ingest_gone: Instant = 0
         self.faults: dict[str, int] = {}
         self._told: dict[str, Any] = {}
 
-    def fault(self, code: str) -> None:
-        self.faults[code] = self.faults.get(code, 0) + 1
+    def fault(self, code: str, times: int = 1) -> None:
+        self.faults[code] = self.faults.get(code, 0) + times
+
+    def _went(self, before: GatewayStatus | IngestStatus | None, now: Instant) -> Instant:
+        """When it went offline; 0 where the message may be a retained one, which is older than our connection."""
+        seen = before is not None and before.online and now - self.broker_since > GRACE_S * NS
+        return now if seen else 0
 
     def heard(self, now: Instant) -> None:
         """A sign of life from ingest."""
@@ -64,12 +73,15 @@ class Services:
             return False  # the late will of an ingest that was replaced
         self._beats = self._beats + 1 if payload == self._ingest_payload else 0
         self._ingest_payload = payload
+        if not status.online and (old is None or old.online):
+            self._ingest_gone = self._went(old, now)
         self.ingest = status
         self.heard(now)
         return status != old
 
     def gateway_status(self, name: str, payload: bytes, now: Instant) -> bool:
         if not payload:
+            self._gone.pop(name, None)
             return self.gateways.pop(name, None) is not None
         status = _GATEWAY.decode(payload)
         old = self.gateways.get(name)
@@ -78,13 +90,16 @@ class Services:
             return True
         if not status.online and old is not None and old.online and old.session != status.session:
             return False  # the late will of a session that was replaced
+        if status.online:
+            self._gone.pop(name, None)
+        elif name not in self._gone:
+            self._gone[name] = self._went(old, now)
         self.gateways[name] = status
         return old is None or msgspec.structs.replace(old, now=0) != msgspec.structs.replace(status, now=0)
 
-    def reachable(self, gateway: str) -> bool:
-        """A gateway never heard of is not yet known to be gone."""
-        status = self.gateways.get(gateway)
-        return status is None or status.online
+    def lost(self, gateway: str) -> Instant | None:
+        """When this gateway went offline (0: not known), None while it is there. One never heard of is not gone."""
+        return self._gone.get(gateway)
 
     def tick(self, now: Instant) -> bool:
         """Whether time alone changed what the page must say."""
@@ -99,7 +114,7 @@ class Services:
             waited = now - max(self._started, self.broker_since) > GRACE_S * NS
             return ("the checking service has not been heard of", ms(self.broker_since)) if waited else ("", 0)
         if not status.online:
-            return "the checking service is down", ms(self._heard)
+            return "the checking service is down", ms(self._ingest_gone)
         if self._beats >= BEATS_KNOWN and now - self._heard > SILENT_S * NS:
             return "the checking service does not answer", ms(self._heard)
         return "", 0
@@ -118,15 +133,15 @@ class Services:
     def _store_notice(self) -> list[dict[str, Any]]:
         if self.ingest is None or not self.ingest.online or not self.ingest.store_fault:
             return []
-        txt = f"Readings are shown but not stored: {self.ingest.store_fault}"
+        txt = clean(f"Readings are shown but not stored: {self.ingest.store_fault}")
         return [{"id": "store", "who": "Store", "txt": txt, "since": 0}]
 
     def _gateway_notices(self) -> list[dict[str, Any]]:
         notices = []
         for name, status in sorted(self.gateways.items()):
             if not status.online:
-                txt = "offline, its devices are not read"
-                notices.append({"id": f"gateway/{name}", "who": name, "txt": txt, "since": ms(status.since)})
+                since = ms(self._gone.get(name, 0))
+                notices.append({"id": f"gateway/{name}", "who": name, "txt": "offline", "since": since, "gw": name})
             elif status.clock_off_ms is not None and abs(status.clock_off_ms) > CLOCK_OFF_MS:
                 txt = f"clock off by {abs(status.clock_off_ms) / 1000:.0f} s, its readings belong to no visit"
                 notices.append({"id": f"clock/{name}", "who": name, "txt": txt, "since": 0})
@@ -145,13 +160,16 @@ class Services:
         return self.trouble(now) | {
             "broker": {"up": self.broker_up, "why": self.broker_why, "since": ms(self.broker_since)},
             "ingest": None if status is None else {
-                "online": status.online, "since": ms(status.since), "store_fault": status.store_fault,
-                "profile": status.profile, "rules": status.rules_hash, "refused": status.refused,
+                "online": status.online, "since": ms(status.since if status.online else self._ingest_gone),
+                "store_fault": clean(status.store_fault), "profile": clean(status.profile),
+                "rules": clean(status.rules_hash),
+                "refused": {clean(why): n for why, n in status.refused.items()},
                 "missing": status.missing_s,
             },
             "gateways": [
                 {
-                    "id": name, "online": gateway.online, "since": ms(gateway.since), "backlog": gateway.backlog,
+                    "id": name, "online": gateway.online, "backlog": gateway.backlog,
+                    "since": ms(gateway.since if gateway.online else self._gone.get(name, 0)),
                     "refused": gateway.refused, "clock_off": gateway.clock_off_ms,
                 }
                 for name, gateway in sorted(self.gateways.items())

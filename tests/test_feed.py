@@ -11,10 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from dashboards.app import Board, serve, subscriptions
+from dashboards.app import Board, listen, serve, subscriptions
 from dashboards.feed import MAX_EKG, MAX_JSON, Client, Feed
 from dashboards.history import rows
-from dashboards.listener import listen
 from dashboards.visits import LEASE_S, RENEW_S
 from ingest.store.contract import HistoryPoint
 from tests.browser import clinic

@@ -3,6 +3,7 @@ import * as time from "./time.js";
 
 const WAITS = [0.5, 1, 2, 4, 8, 10];
 const CONNECT_MS = 4000;
+const STEP_MS = 2000; // no network is this late and still live
 
 export class Feed {
   // `on` has snap, event, frame, link. `link(true|false, lastHeard)` tells whether the page is live.
@@ -125,7 +126,14 @@ export class Feed {
     time.learn(message.now, sent, performance.now());
   }
 
+  // After a suspend or a step of either clock the page's time is wrong: begin again from the server's.
   beat(message) {
+    if (!document.hidden && !this.resyncing && Math.abs(message.now - time.now()) > STEP_MS) {
+      this.pings.clear();
+      time.begin(message.now);
+      this.resync();
+      return;
+    }
     if (!document.hidden && !this.resyncing && message.seq !== this.seq) this.resync();
   }
 

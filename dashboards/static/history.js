@@ -1,10 +1,8 @@
 // The readings of the last half hour: a table, and a small curve for what comes continuously.
 import { span } from "./cell.js";
-import { RANK, levelClass, mark, state, text } from "./state.js";
+import { levelClass, mark, state, text } from "./state.js";
 import * as time from "./time.js";
 import { trends } from "./trend.js";
-
-const MAX_ROWS = 40;
 
 export async function readings(room, table, curves, wanted) {
   let answer;
@@ -19,12 +17,12 @@ export async function readings(room, table, curves, wanted) {
   if (!wanted()) return;
   curves.replaceChildren(...trends(answer));
   curves.hidden = curves.children.length === 0;
-  const spot = answer.readings.filter((one) => state.metrics[one.k]?.pace === "episodic" || RANK[one.lv ?? "normal"] >= 2);
-  const rows = spot.reverse().slice(0, MAX_ROWS).map(line);
+  const rows = answer.rows.map(line);
   const body = document.createElement("table");
   body.className = "rows";
   body.append(...rows);
-  const notes = [answer.fault && note(answer.fault), rows.length === 0 && note("No readings in the last 30 min.")].filter(Boolean);
+  const notes = [answer.fault && note(answer.fault), rows.length === 0 && note("No readings in the last 30 min."),
+    answer.of > rows.length && note(`The newest ${rows.length} of ${answer.of} shown.`)].filter(Boolean);
   table.replaceChildren(...notes, ...(rows.length ? [body] : []));
 }
 

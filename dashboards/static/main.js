@@ -20,6 +20,7 @@ const map = new RoomMap(byId("map"), jump);
 const stats = { paints: 0, paintMs: 0, worstMs: 0 };
 const FIRST_MS = 5000; // a page that never got its first snapshot says so after this
 const dirty = new Set();
+let frozen = null;
 
 calibrate();
 
@@ -59,10 +60,10 @@ function arrange() {
     tile.remove();
     tiles.delete(id);
   }
-  grid.querySelector(".none")?.remove();
+  grid.querySelector(":scope > .norooms")?.remove();
   if (tiles.size === 0) {
     const none = document.createElement("p");
-    none.className = "none";
+    none.className = "norooms";
     none.textContent = "No rooms yet. Add rooms under [board] in the settings.";
     grid.append(none);
   }
@@ -80,17 +81,19 @@ function paintTile(id) {
 // What concerns all tiles together: counters, dimming, map, bands.
 function paintFrame() {
   const now = time.now();
-  const words = new Map([...tiles].map(([id, tile]) => [id, tile.word ?? "ok"]));
+  const states = new Map([...tiles].map(([id, tile]) => [id, tile.is ?? { word: "ok" }]));
   const chosen = strip.filter;
-  for (const [id, tile] of tiles) tile.classList.toggle("dim", chosen !== "" && words.get(id) !== chosen);
-  byId("nomatch").hidden = chosen === "" || [...words.values()].includes(chosen);
-  strip.paint([...words.values()], now);
-  map.paint(state.rooms, words);
+  for (const [id, tile] of tiles) tile.classList.toggle("dim", chosen !== "" && !states.get(id)[chosen]);
+  byId("nomatch").hidden = chosen === "" || [...states.values()].some((one) => one[chosen]);
+  band(now);
+  // Without a link every age of an alarm stays as it was last known to be true.
+  frozen = document.body.classList.contains("dead") ? frozen ?? now : null;
+  strip.paint([...states.values()], frozen ?? now);
+  map.paint(state.rooms, states);
   const simulated = [...state.rooms.values()].some((room) => room.sim);
   byId("simulated").hidden = !simulated;
   byId("simline").hidden = !simulated;
-  set(byId("clock"), time.known() ? time.clock(now) : "–:––");
-  band(now);
+  for (const clock of [byId("clock"), byId("bandclock")]) set(clock, time.known() ? time.clock(now) : "–:––");
   panel.tick(now);
 }
 
@@ -100,10 +103,14 @@ function band(now) {
   const behind = feed.live ? state.sys.band : null;
   const trouble = dead || behind !== null;
   byId("band").hidden = !trouble;
-  document.body.classList.toggle("dead", trouble);
+  if (document.body.classList.contains("dead") !== trouble) {
+    document.body.classList.toggle("dead", trouble);
+    sweep.restyle();
+    set(byId("alert"), trouble ? "Not live. Values are old and alarms are not running. Check patients." : "");
+  }
   if (!trouble) return;
   const since = dead ? now - (performance.now() - (feed.heard ?? 0)) : behind.since;
-  const head = `Not live for ${time.long(now - since)}: ${dead ? "no word from the server" : behind.txt}.`;
+  const head = `Not live${since ? ` for ${time.long(now - since)}` : ""}: ${dead ? "no word from the server" : behind.txt}.`;
   set(document.querySelector(".band-head"), head);
   set(document.querySelector(".band-text"), "Values are old and alarms are not running. Check patients.");
 }
@@ -176,7 +183,7 @@ setInterval(() => {
 }, 1000);
 new ResizeObserver(() => layout(grid, Math.max(1, tiles.size))).observe(grid);
 byId("all").addEventListener("click", (event) => panel.alarms(strip, open, event.currentTarget));
-byId("live").addEventListener("click", (event) => panel.system(event.currentTarget));
+for (const id of ["live", "bandopen"]) byId(id).addEventListener("click", (event) => panel.system(event.currentTarget));
 byId("help").addEventListener("click", (event) => panel.help(event.currentTarget));
 byId("showall").addEventListener("click", () => filter(""));
 byId("theme").addEventListener("click", () => {

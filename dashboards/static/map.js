@@ -7,7 +7,7 @@ export class RoomMap {
     Object.assign(this, { root, jump, spots: new Map() });
   }
 
-  paint(rooms, words) {
+  paint(rooms, states) {
     for (const [id, room] of rooms) {
       let spot = this.spots.get(id);
       if (!spot) {
@@ -20,11 +20,11 @@ export class RoomMap {
         this.spots.set(id, spot);
         this.root.append(spot);
       }
-      const word = words.get(id);
+      const { word, low } = states.get(id) ?? { word: "ok", low: false };
       const cls = `spot ${word}`;
       if (spot.className !== cls) spot.className = cls;
-      set(spot.querySelector(".shape"), SHAPES[word]);
-      const label = `Room ${room.title || id}, ${{ crit: "critical", med: "abnormal", low: "device trouble", ok: "normal", empty: "available" }[word]}`;
+      set(spot.querySelector(".shape"), `${SHAPES[word]}${low && word !== "low" ? SHAPES.low : ""}`);
+      const label = `Room ${room.title || id}, ${{ crit: "critical", med: "abnormal", low: "device trouble", ok: "normal", empty: "available" }[word]}${low && word !== "low" ? ", device trouble" : ""}`;
       if (spot.getAttribute("aria-label") !== label) spot.setAttribute("aria-label", label);
     }
     for (const [id, spot] of this.spots) {

@@ -1,6 +1,7 @@
 // A ring of timed samples for each room, and the binary frames that fill them (layout: dashboards/frames.py).
 
 export const SIZE = 8192;
+const BACK_MS = 1000;
 export const LEAD_OFF = 1;
 export const ARTEFACT = 2;
 export const GAP = 8;
@@ -13,9 +14,12 @@ export class Ring {
     this.count = 0;
     this.last = 0; // server ms of the newest sample
     this.step = 4; // ms between samples
+    this.clears = 0;
   }
 
   push(t0, rate, values, flags) {
+    if (!Number.isFinite(t0) || !(rate > 0)) return;
+    if (t0 < this.last - BACK_MS) this.clear(); // a clock was set: what is drawn ahead of it is of no time
     this.step = 1000 / rate;
     for (let i = 0; i < values.length; i += 1) {
       const t = t0 + i * this.step;
@@ -33,6 +37,7 @@ export class Ring {
   clear() {
     this.count = 0;
     this.last = 0;
+    this.clears += 1;
   }
 
   first() {

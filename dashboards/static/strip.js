@@ -1,6 +1,6 @@
 // The alarm strip, its counters, and what a screen reader hears of a new alarm.
 import { set, span } from "./cell.js";
-import { aged, SHAPES, sortedAlarms, state, text } from "./state.js";
+import { aged, gatewaysDown, SHAPES, sortedAlarms, state, text, unseen } from "./state.js";
 import * as time from "./time.js";
 
 const SPEAK_MS = 3000;
@@ -9,13 +9,26 @@ const byId = (id) => document.getElementById(id);
 // `SpO₂ 84 %`: the value that alarms as it stands now. Where that value is old, or inside the limit again while the
 // alarm lasts, the words of the alarm itself.
 function says(alarm, now) {
-  const reading = state.rooms.get(alarm.room)?.obs[alarm.k];
-  if (alarm.tech || !reading || reading.v === null || aged(reading, now).is !== "fresh") return alarm.txt;
+  if (alarm.gw) return `offline, ${behind(alarm.gw)}`;
+  const room = state.rooms.get(alarm.room);
+  const reading = room?.obs[alarm.k];
+  if (alarm.tech || !reading || reading.v === null || aged(reading, now, room).is !== "fresh") return alarm.txt;
   if (reading.lv !== "abnormal" && reading.lv !== "critical") return alarm.txt;
   const cell = state.cells.find((one) => one.keys.includes(alarm.k));
   const name = cell ? cell.label : state.metrics[alarm.k]?.title ?? alarm.k;
   const unit = alarm.k === "bp" ? "" : state.metrics[alarm.k]?.u ?? "";
   return `${name} ${text(reading)} ${unit}`.trim();
+}
+
+function behind(gateway) {
+  const n = [...state.rooms.values()].reduce((sum, room) => sum + room.dev.filter((device) => device.gw === gateway).length, 0);
+  return n === 0 ? "its devices are not read" : `${n} ${n === 1 ? "device" : "devices"}`;
+}
+
+// A device's own alarm says nothing new while its gateway is gone.
+function covered(alarm, gone) {
+  if (!alarm.tech || !alarm.dev || gone.size === 0) return false;
+  return state.rooms.get(alarm.room)?.dev.some((device) => device.name === alarm.dev && gone.has(device.gw)) ?? false;
 }
 
 // Where the reading was taken leads; a notice of the system has no room to open.
@@ -26,16 +39,28 @@ export function chip(alarm, open, now) {
     root.type = "button";
     root.addEventListener("click", () => open(alarm.room, root));
   }
-  root.className = `chip ${alarm.pr}`;
   root.dataset.alarm = alarm.id;
   const shape = span("shape", SHAPES[alarm.pr]);
   shape.setAttribute("aria-hidden", "true");
   const room = state.rooms.get(alarm.room);
-  root.append(shape, span("", alarm.room ? `Rm ${room?.title || alarm.room}` : alarm.who), span("txt", says(alarm, now)));
-  if (alarm.lim) root.append(span("", alarm.lim, "small"));
+  root.append(shape, span("where", alarm.room ? `Rm ${room?.title || alarm.room}` : alarm.who), span("txt", ""));
+  if (alarm.lim) root.append(span("lim", alarm.lim, "small"));
   root.append(span("age", "", "small"));
+  if (alarm.sim) root.append(span("sim", "SIM"));
   item.append(root);
+  refresh(item, alarm, now);
   return item;
+}
+
+// What changes while an alarm lasts: its value, its age, and whether any value still stands behind it.
+function refresh(item, alarm, now) {
+  const root = item.firstElementChild;
+  const lost = unseen(alarm, now);
+  const cls = `chip ${alarm.pr}${lost ? " nodata" : ""}`;
+  if (root.className !== cls) root.className = cls;
+  set(root.querySelector(".txt"), says(alarm, now));
+  const since = alarm.since ? time.long(now - alarm.since) : "";
+  set(root.querySelector(".age"), lost ? `no data${lost.age === null ? "" : ` ${time.short(lost.age)}`}` : since);
 }
 
 export class Strip {
@@ -53,11 +78,12 @@ export class Strip {
 
   list() {
     const notices = state.sys.notices.map((notice) => ({ ...notice, id: `sys/${notice.id}`, pr: "low", room: "" }));
-    const alarms = sortedAlarms();
+    const gone = gatewaysDown();
+    const alarms = sortedAlarms().filter((alarm) => !covered(alarm, gone));
     return [...alarms.filter((alarm) => alarm.pr !== "low"), ...notices, ...alarms.filter((alarm) => alarm.pr === "low")];
   }
 
-  paint(words, now) {
+  paint(states, now) {
     const list = this.list();
     const wanted = new Set();
     list.forEach((alarm, place) => {
@@ -68,8 +94,7 @@ export class Strip {
         item = chip(alarm, this.open, now);
         this.chips.set(key, item);
       }
-      set(item.querySelector(".txt"), says(alarm, now));
-      set(item.querySelector(".age"), alarm.since ? time.long(now - alarm.since) : "");
+      refresh(item, alarm, now);
       if (byId("chips").children[place] !== item) byId("chips").insertBefore(item, byId("chips").children[place] ?? null);
     });
     for (const [key, item] of this.chips) {
@@ -80,18 +105,18 @@ export class Strip {
     const calm = byId("calm");
     calm.hidden = list.length > 0;
     byId("chips").hidden = list.length === 0;
-    const flagged = words.filter((word) => word === "crit" || word === "med").length;
+    const flagged = states.filter((one) => one.crit || one.med).length;
     const none = flagged ? `No alarm is active. Flagged values in ${flagged} ${flagged === 1 ? "room" : "rooms"}.` : "No active alarms";
     set(calm, document.body.classList.contains("waiting") ? "Connecting" : none);
     byId("all").hidden = list.length === 0;
     set(byId("all"), `All ${list.length}`);
-    this.count(words);
+    this.count(states);
     this.speak(now);
   }
 
-  count(words) {
+  count(states) {
     for (const counter of this.counters) {
-      const n = words.filter((word) => word === counter.dataset.filter).length;
+      const n = states.filter((one) => one[counter.dataset.filter]).length;
       set(counter.querySelector("b"), String(n));
       counter.classList.toggle("some", n > 0);
       counter.setAttribute("aria-pressed", String(this.filter === counter.dataset.filter));
@@ -109,6 +134,6 @@ export class Strip {
     if (!fresh || now - this.spokenAt < SPEAK_MS) return;
     this.spoken.add(fresh.id);
     this.spokenAt = now;
-    set(byId(fresh.pr === "high" ? "alert" : "status"), `Room ${fresh.room}: ${fresh.txt} ${fresh.lim}`.trim());
+    set(byId(fresh.pr === "high" ? "alert" : "status"), `Room ${state.rooms.get(fresh.room)?.title || fresh.room}: ${fresh.txt} ${fresh.lim}`.trim());
   }
 }

@@ -58,8 +58,8 @@ export class Sweep {
 
   style() {
     const colours = getComputedStyle(document.documentElement);
-    this.ink = colours.getPropertyValue("--trace").trim();
     this.grey = colours.getPropertyValue("--tx2").trim();
+    this.ink = document.body.classList.contains("dead") ? this.grey : colours.getPropertyValue("--trace").trim();
     this.dirty = true;
   }
 
@@ -78,6 +78,10 @@ export class Sweep {
 
   draw(now) {
     if (!this.visible || !this.width) return;
+    if (this.clears !== this.ring.clears) {
+      this.clears = this.ring.clears;
+      this.dirty = true;
+    }
     const to = now - PLAYOUT_MS;
     const from = this.to ?? to;
     const bar = Math.max(BAR_PX, BAR_S * this.speed * this.mm);

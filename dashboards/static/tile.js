@@ -1,11 +1,12 @@
 // <room-tile>: one room of the grid, built once from the template.
-import { Cell, set } from "./cell.js";
-import { ARTEFACT, LEAD_OFF, ring } from "./rings.js";
+import { Cell, ends, set } from "./cell.js";
+import { ring } from "./rings.js";
 import { Sweep } from "./sweep.js";
-import { cellView, down, ekgView, roomState, state, vacant } from "./state.js";
+import { down, roomState, state, vacant } from "./state.js";
 import * as time from "./time.js";
+import { cellView, ekgView } from "./view.js";
 
-const FIELDS = ["tile", "badge", "open", "name", "who", "sim", "mins", "well", "scale", "mark", "veil", "tag", "ago", "cells", "free"];
+const FIELDS = ["tile", "badge", "aside", "open", "name", "who", "sim", "mins", "well", "scale", "mark", "veil", "tag", "ago", "cells", "free"];
 
 export class RoomTile extends HTMLElement {
   build(room, open) {
@@ -29,16 +30,17 @@ export class RoomTile extends HTMLElement {
   paint(room, now) {
     const { ui } = this;
     const free = vacant(room, now);
-    const word = roomState(room, this.ring.last, now);
-    this.word = word;
-    const ekg = ekgView(room, this.ring.last, now);
+    this.is = roomState(room, this.ring, now);
+    const { word } = this.is;
+    const ekg = ekgView(room, this.ring, now);
     const unbound = !room.patient && !free;
     const cls = ["tile", word, free ? "vacant" : "", unbound ? "unbound" : ""].filter(Boolean).join(" ");
     if (ui.tile.className !== cls) ui.tile.className = cls;
     set(ui.badge, room.title || room.id);
+    ui.aside.hidden = !this.is.low;
     set(ui.name, room.patient?.name || (free ? "No visit" : "No patient bound"));
     set(ui.who, who(room));
-    set(ui.mins, room.visit?.since ? time.long(now - room.visit.since) : "");
+    set(ui.mins, room.visit?.since ? time.steady(now - room.visit.since) : "");
     ui.sim.hidden = !room.sim;
     const views = this.cells.map((cell) => [cell, cellView(cell.cell, room, now)]);
     for (const [cell, view] of views) cell.paint(view);
@@ -53,12 +55,10 @@ export class RoomTile extends HTMLElement {
     ui.veil.hidden = ekg.drawn;
     ui.veil.classList.toggle("plain", !ekg.trouble);
     ui.scale.hidden = !ekg.drawn;
-    set(ui.tag, ekg.tag);
+    ends(ui.tag, ekg.head, ekg.tail);
     set(ui.ago, ekg.ago);
-    const flags = this.ring.count ? this.ring.flags[(this.ring.count - 1) % this.ring.flags.length] : 0;
-    const mark = !ekg.drawn ? "" : flags & LEAD_OFF ? "◆ Lead off" : flags & ARTEFACT ? "≈ Artefact, rate unreliable" : "";
-    ui.mark.hidden = !mark;
-    set(ui.mark, mark);
+    ui.mark.hidden = !ekg.mark;
+    set(ui.mark, ekg.mark);
     if (room.ekg) this.sweep.use({ lead: room.ekg.lead, cal: room.ekg.cal, uv: state.uv, div: room.ekg.div });
   }
 
@@ -72,8 +72,8 @@ export class RoomTile extends HTMLElement {
 
   // What a screen reader says of the room; numbers are not live regions.
   name(room, views, word) {
-    const words = { crit: "critical", med: "abnormal", low: "device trouble", ok: "", empty: "" }[word];
-    const flagged = views.filter(([, view]) => view.code).map(([cell, view]) => `${cell.cell.label} ${view.num} ${view.code}`);
+    const words = [{ crit: "critical", med: "abnormal" }[word], this.is.low ? "device trouble" : ""].filter(Boolean).join(", ");
+    const flagged = views.filter(([, view]) => view.code && view.is === "fresh").map(([cell, view]) => `${cell.cell.label} ${view.num} ${view.code}`);
     const label = [`Room ${room.title || room.id}`, room.patient?.name, words, ...flagged].filter(Boolean).join(", ");
     if (this.ui.tile.getAttribute("aria-label") !== label) this.ui.tile.setAttribute("aria-label", label);
   }

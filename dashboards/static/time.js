@@ -34,10 +34,32 @@ export function long(ms) {
   return `${Math.floor(s / 86400)} d`;
 }
 
-const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit", second: "2-digit" });
-const MINUTE = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
+// An age that is worth reading: a value that comes every second must not flicker.
+export const calm = (ms) => (ms < 60000 ? "<1m" : short(ms));
+export const steady = (ms) => (ms < 60000 ? "<1 min" : long(ms));
+
+// The clinic's clock, wherever the screen thinks it stands.
+let clockFormat = null;
+let minuteFormat = null;
+let named = "";
+
+export function zone(name) {
+  if (name === named && clockFormat) return;
+  named = name;
+  const make = (options) => {
+    try {
+      return new Intl.DateTimeFormat(undefined, { ...options, timeZone: name || undefined });
+    } catch {
+      return new Intl.DateTimeFormat(undefined, { ...options, timeZone: "UTC" });
+    }
+  };
+  minuteFormat = make({ hour: "numeric", minute: "2-digit" });
+  clockFormat = make({ hour: "numeric", minute: "2-digit", second: "2-digit" });
+}
+zone("");
+
 const withoutHalf = (format, ms) =>
   format.formatToParts(ms).filter((part) => part.type !== "dayPeriod").map((part) => part.value).join("").trim();
 
-export const clock = (ms) => withoutHalf(CLOCK, ms);
-export const minute = (ms) => MINUTE.format(ms);
+export const clock = (ms) => withoutHalf(clockFormat, ms);
+export const minute = (ms) => minuteFormat.format(ms);

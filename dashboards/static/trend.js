@@ -5,6 +5,7 @@ import * as time from "./time.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, TOP, BOTTOM] = [600, 96, 40, 8, 20];
+const LINE = 14;
 const LEAST_SPAN = 10; // units of height at least, so that a steady value looks steady
 
 function draw(name, attributes, text) {
@@ -16,15 +17,21 @@ function draw(name, attributes, text) {
 
 export function trends(answer) {
   const keys = [...new Set(answer.readings.map((one) => one.k))].filter(continuous);
-  const order = state.cells.flatMap((cell) => cell.keys);
-  return keys.sort((a, b) => order.indexOf(a) - order.indexOf(b)).map((key) => curve(key, answer));
+  const order = (key) => Math.min(...state.cells.map(({ keys: own }, i) => (own.includes(key) ? i + 10 * own.indexOf(key) : 999)));
+  const shown = new Map(); // one curve for two names of the same numbers, as one device gives of its rate
+  for (const key of keys.sort((a, b) => order(a) - order(b))) {
+    const cell = state.cells.find((one) => one.keys.includes(key))?.cell ?? key;
+    const same = JSON.stringify([cell, answer.readings.filter((one) => one.k === key).map((one) => one.v)]);
+    shown.set(same, [...(shown.get(same) ?? []), key]);
+  }
+  return [...shown.values()].map(([key, ...twins]) => curve(key, twins, answer));
 }
 
-function curve(key, { readings, from, to }) {
+function curve(key, twins, { readings, from, to }) {
   const points = readings.filter((one) => one.k === key && typeof one.v === "number");
   const figure = document.createElement("figure");
   const metric = state.metrics[key];
-  const caption = span("", metric.title, "figcaption");
+  const caption = span("", [key, ...twins].map((one) => state.metrics[one].title).join(", "), "figcaption");
   caption.append(span("unit", ` ${metric.u}`));
   figure.append(caption);
   const values = points.map((one) => one.v);
@@ -37,9 +44,10 @@ function curve(key, { readings, from, to }) {
   const picture = draw("svg", { class: "trend", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
   picture.append(...axis(from, to, x));
   if (points.length) {
-    picture.append(draw("text", { x: LEFT - 6, y: y(Math.max(...values)) + 4, class: "tick end" }, number(key, Math.max(...values))));
+    const [top, bottom] = apart(y(Math.max(...values)), y(Math.min(...values)));
+    picture.append(draw("text", { x: LEFT - 6, y: top + 4, class: "tick end" }, number(key, Math.max(...values))));
     if (Math.max(...values) !== Math.min(...values)) {
-      picture.append(draw("text", { x: LEFT - 6, y: y(Math.min(...values)) + 4, class: "tick end" }, number(key, Math.min(...values))));
+      picture.append(draw("text", { x: LEFT - 6, y: bottom + 4, class: "tick end" }, number(key, Math.min(...values))));
     }
     picture.append(draw("path", { class: "curve", d: path(points, x, y, state.policy[key].stale * 1000) }));
     for (const one of points.filter((each) => RANK[each.lv ?? "normal"] >= RANK.abnormal)) {
@@ -48,6 +56,12 @@ function curve(key, { readings, from, to }) {
   }
   figure.append(picture);
   return figure;
+}
+
+// Two labels at least a line apart, about the middle of where they belong.
+function apart(top, bottom) {
+  const push = Math.max(0, (LINE - (bottom - top)) / 2);
+  return [top - push, bottom + push];
 }
 
 // A pause longer than a value may live breaks the line: nothing is drawn where nothing was measured.
