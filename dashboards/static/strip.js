@@ -1,19 +1,19 @@
 // The alarm strip, its counters, and what a screen reader hears of a new alarm.
 import { set, span } from "./cell.js";
-import { aged, gatewaysDown, SHAPES, sortedAlarms, state, text, unseen } from "./state.js";
+import { aged, gatewaysDown, RANK, SHAPES, sortedAlarms, state, text, unseen } from "./state.js";
 import * as time from "./time.js";
 
 const SPEAK_MS = 3000;
 const byId = (id) => document.getElementById(id);
 
-// `SpO₂ 84 %`: the value that alarms as it stands now. Where that value is old, or inside the limit again while the
-// alarm lasts, the words of the alarm itself.
+// `SpO₂ 84 %`: the value that alarms as it stands now. Where that value is old, or milder again while the alarm
+// lasts (`Resp 24` beside `≥ 25` would be a riddle), the words of the alarm itself.
 function says(alarm, now) {
   if (alarm.gw) return `offline, ${behind(alarm.gw)}`;
   const room = state.rooms.get(alarm.room);
   const reading = room?.obs[alarm.k];
   if (alarm.tech || !reading || reading.v === null || aged(reading, now, room).is !== "fresh") return alarm.txt;
-  if (reading.lv !== "abnormal" && reading.lv !== "critical") return alarm.txt;
+  if (RANK[reading.lv ?? "normal"] < (alarm.pr === "high" ? RANK.critical : RANK.abnormal)) return alarm.txt;
   const cell = state.cells.find((one) => one.keys.includes(alarm.k));
   const name = cell ? cell.label : state.metrics[alarm.k]?.title ?? alarm.k;
   const unit = alarm.k === "bp" ? "" : state.metrics[alarm.k]?.u ?? "";

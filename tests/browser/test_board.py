@@ -209,6 +209,18 @@ def test_alarms_count_filter_and_end(page: Page, server: Server) -> None:
     expect(chip).to_have_count(0)
 
 
+def test_a_chip_never_sets_a_milder_value_beside_the_limit(page: Page, server: Server) -> None:
+    load(page, server, 1920, 1080)
+    words = page.locator("[data-alarm='15/spo2'] .txt")
+    t = now()
+    server.send(clinic.alert("15", "spo2", t, "high", "SpO₂: very low saturation", "< 88"))
+    server.send(clinic.flagged("15", t, {"spo2": clinic.value("spo2", 84, "LL")}))
+    expect(words).to_have_text("SpO₂ 84 %")
+    server.send(clinic.flagged("15", t + NS, {"spo2": clinic.value("spo2", 90, "L")}))
+    expect(words).to_have_text("SpO₂: very low saturation")
+    server.send(clinic.alert_end("15", "spo2"))
+
+
 SIX = ["bp", "pulse", "spo2", "temp", "rr", "glu"]
 
 
