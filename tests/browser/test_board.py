@@ -217,7 +217,7 @@ def test_a_chip_never_sets_a_milder_value_beside_the_limit(page: Page, server: S
     server.send(clinic.flagged("15", t, {"spo2": clinic.value("spo2", 84, "LL")}))
     expect(words).to_have_text("SpO₂ 84 %")
     server.send(clinic.flagged("15", t + NS, {"spo2": clinic.value("spo2", 90, "L")}))
-    expect(words).to_have_text("SpO₂: very low saturation")
+    expect(words).to_have_text("SpO₂ very low saturation")
     server.send(clinic.alert_end("15", "spo2"))
 
 
