@@ -1,4 +1,4 @@
-"""The independent truth: every vector of four files of ../shared through our code, field by field.
+"""The independent truth: every vector of five files of ../shared through our code, field by field.
 
 These files come from other people's test suites and were checked by another decoder. Each key of each `expect` is
 checked by a function named for it; a key nobody checks fails the test, so nothing is passed over.
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drivers import bp_gatt, ekg_openview
+from drivers import bp_gatt, ekg_openview, thermometer_gatt
 from drivers.core import gatt
 from tests.shared import shared_vectors
 from vitals.model import Chunk, DeviceInfo, Event, Fault, Observation, SampleArray
@@ -110,6 +110,57 @@ def test_no_impossible_pressure_is_shown(vector: Any) -> None:
     for event in bp_gatt.DRIVER.new_session({}).receive(Chunk(data_of(vector), AT, channel)):
         if isinstance(event, Observation):
             assert all(quantity.value is None or quantity.value <= 300 for quantity in event.quantities.values())
+
+
+# -- thermometer -------------------------------------------------------------------------------------------------
+
+SITE_NAMES = {"armpit": "axillary", "mouth": "oral"}
+"""The vectors' word for a site where ours, from the rules, is another."""
+NO_TYPE = "006e0100ff"
+"""36.6 C without a type, for a type that was read to show in."""
+
+
+def check_temperature(observation: Observation, key: str, wanted: Any) -> None:
+    quantity = observation.quantities["temp"]
+    if key == "temperature":
+        assert number(quantity.raw) == wanted
+        assert quantity.value == (None if wanted in SPECIALS else wanted)
+    elif key == "unit":
+        assert quantity.raw_unit == {"C": "Cel", "F": "[degF]"}[wanted]
+    elif key == "timestamp":
+        assert observation.t_device == ("" if wanted is None else wall(wanted))
+    elif key == "type":
+        assert observation.context.site == ("" if wanted is None else SITE_NAMES.get(wanted, wanted))
+    else:
+        pytest.fail(f"nobody checks {key!r}")
+
+
+@pytest.mark.parametrize("vector", shared_vectors("gatt_health_thermometer"))
+def test_thermometer(vector: Any) -> None:
+    channel = vector["kind"].lower()
+    session = thermometer_gatt.DRIVER.new_session({})
+    events = session.receive(Chunk(data_of(vector), AT, channel))
+    expect: Expect = vector["expect"]
+    if "error" in expect:
+        (event,) = events
+        assert isinstance(event, Fault)
+        assert event.code == expect["error"]
+        return
+    if channel == "2a21":
+        (event,) = events
+        assert isinstance(event, DeviceInfo)
+        assert event.features == (f"periodic_{expect['interval_s']}_s",)
+        assert set(expect) == {"interval_s"}
+        return
+    if channel == "2a1d":
+        assert events == []
+        events = session.receive(Chunk(bytes.fromhex(NO_TYPE), AT, "2a1c"))
+    (event,) = events
+    assert isinstance(event, Observation)
+    assert event.kind == "temp"
+    assert not event.transient
+    for key, wanted in expect.items():
+        check_temperature(event, key, wanted)
 
 
 # -- OpenView ----------------------------------------------------------------------------------------------------
