@@ -17,17 +17,20 @@ from bleak import BleakClient, BleakScanner
 from simulators.bp_gatt import Cuff
 from simulators.core.blood_pressure import Reading, encode_cuff_pressure
 from simulators.core.gatt import AttError
+from simulators.core.handover import Handover
 from simulators.core.mischief import Mischief, parse_rates
 from simulators.core.physiology import Physiology, Profile
 from simulators.core.registry import Setup, complete, find, load_all
 from simulators.core.run import make_all, run
 from simulators.core.samples import Samples
 from simulators.ekg_openview import OpenView, Panel, encode_ads1292r, encode_v4, encode_v5_ekg, encode_v5_ppg
+from simulators.thermometer_gatt import SITES, Temperature, Thermometer, temperature
 from tests.shared import shared_vectors
+from vitals.cli import demo_settings
 from vitals.clock import NS, SystemClock
 from vitals.errors import SettingsError
 from vitals.model import Chunk, Send, Validity
-from vitals.settings import Simulate, SimulatedDevice
+from vitals.settings import Simulate, SimulatedDevice, load
 from vitals.wire import MedFloat, WireDateTime, med_float
 
 START = 1_764_000_000 * NS
@@ -97,6 +100,50 @@ def test_worked_value_of_the_standard() -> None:
     )  # fmt: skip
     assert reading.encode().hex() == "15bdf00b009ff03c001200"
     assert encode_cuff_pressure(120).hex() == "007800ff07ff07"
+
+
+def _thermometer(kind: str) -> list[Any]:
+    """Whole values of one characteristic of the published set."""
+    published = shared_vectors("gatt_health_thermometer")
+    return [
+        p
+        for p in published
+        if not p.values[0] or (p.values[0]["kind"] == kind and "error" not in p.values[0]["expect"])
+    ]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("vector", _thermometer("2A1C"))
+def test_thermometer_encodes_the_published_measurements(vector: dict[str, Any]) -> None:
+    expect = vector["expect"]
+    value, when = expect["temperature"], expect.get("timestamp")
+    reading = Temperature(
+        MedFloat(0, 0, Validity.NOT_A_NUMBER) if value == "NaN" else med_float(f"{value:.2f}"),
+        expect["unit"] == "F",
+        WireDateTime(*datetime.fromisoformat(when).timetuple()[:6]) if when else None,
+        SITES[expect["type"]] if expect.get("type") else None,
+    )
+    assert reading.encode().hex() == vector["hex"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("vector", _thermometer("2A1D"))
+def test_thermometer_shows_the_published_types(vector: dict[str, Any]) -> None:
+    thermometer = Thermometer(setup("thermometer_gatt", site=vector["expect"]["type"], static_site=True))
+    assert table_value(thermometer, "2a1d") == bytes.fromhex(vector["hex"])
+
+
+def test_worked_value_of_the_thermometer_service() -> None:
+    reading = Temperature(med_float("37.60"), stamp=WireDateTime(2012, 12, 5, 11, 50, 27), site=SITES["finger"])
+    assert reading.encode().hex() == "06b00e00fedc070c050b321b04"
+    assert temperature(37.04, fahrenheit=False).text == "37.0"
+    assert temperature(37.0, fahrenheit=True).text == "98.6"
+
+
+def table_value(device: Thermometer, channel: str) -> bytes | None:
+    """What the table gives for `channel`; None when it is not there."""
+    found = [c.value for service in device.table for c in service.characteristics if c.uuid == channel]
+    return found[0] if found else None
 
 
 @pytest.mark.shared
@@ -213,23 +260,24 @@ def test_a_long_pause_is_skipped_not_made_up() -> None:
 # --- the cuff --------------------------------------------------------------------------------------------------------
 
 
-def run_cuff(cuff: Cuff, begin_s: float, end_s: float) -> list[Send]:
+def run_device(device: Handover, begin_s: float, end_s: float) -> list[Send]:
     sends: list[Send] = []
     for ms in range(round(begin_s * 1000), round(end_s * 1000), 50):
-        sends += cuff.advance(START + ms * MS)
+        sends += device.advance(START + ms * MS)
     return sends
 
 
 def test_cuff_inflates_reports_and_hangs_up() -> None:
     patient = Physiology(3)
     cuff = Cuff(setup("bp_gatt", patient=patient, first_s=2.0, user=2))
-    assert run_cuff(cuff, 0, 1.9) == []
+    assert run_device(cuff, 0, 1.9) == []
     assert not cuff.advertising
-    run_cuff(cuff, 1.9, 2.1)
+    run_device(cuff, 1.9, 2.1)
     assert cuff.advertising
     cuff.connected(START + 2_100 * MS)
     cuff.subscribed("2a35", True, START + 2_200 * MS)
-    sends = run_cuff(cuff, 2.2, 11.5)
+    cuff.subscribed("2a36", True, START + 2_250 * MS)
+    sends = run_device(cuff, 2.2, 11.5)
     channels = Counter(send.channel for send in sends)
     assert channels["2a36"] == pytest.approx(40, abs=2)
     assert channels["2a35"] == 1
@@ -247,24 +295,24 @@ def test_cuff_inflates_reports_and_hangs_up() -> None:
     assert not cuff.hanging_up, "not before it is confirmed"
     cuff.confirmed(sends[-1], START + 11_500 * MS)
     assert not cuff.hanging_up
-    run_cuff(cuff, 11.5, 12.0)
+    run_device(cuff, 11.5, 12.0)
     assert cuff.hanging_up
 
 
 def test_unconfirmed_readings_are_kept_and_sent_again() -> None:
     cuff = Cuff(setup("bp_gatt", first_s=1.0, interval_s=400.0))
-    run_cuff(cuff, 0, 1.1)
+    run_device(cuff, 0, 1.1)
     cuff.connected(START + 1_100 * MS)
     cuff.subscribed("2a35", True, START + 1_100 * MS)
-    first = run_cuff(cuff, 1.1, 12)[-1]
+    first = run_device(cuff, 1.1, 12)[-1]
     cuff.disconnected(START + 12_000 * MS)
-    run_cuff(cuff, 12.0, 13.0)
+    run_device(cuff, 12.0, 13.0)
     assert not cuff.advertising, "it rests before it tries again"
-    run_cuff(cuff, 13.0, 18.0)
+    run_device(cuff, 13.0, 18.0)
     assert cuff.advertising
     cuff.connected(START + 18_000 * MS)
     cuff.subscribed("2a35", True, START + 18_000 * MS)
-    assert run_cuff(cuff, 18.0, 20.0) == [first]
+    assert run_device(cuff, 18.0, 20.0) == [first]
 
 
 def test_measures_without_a_host_and_keeps_a_bounded_memory() -> None:
@@ -281,11 +329,11 @@ def test_measures_without_a_host_and_keeps_a_bounded_memory() -> None:
 
 def test_cuff_units_failures_and_clock() -> None:
     failing = Cuff(setup("bp_gatt", first_s=1.0, fail_rate=1.0, inflate_s=1.0, advertise_s=0.0))
-    run_cuff(failing, 0, 4)
+    run_device(failing, 0, 4)
     assert failing.stored[0][:7].hex() == "16ff07ff07ff07"
     assert failing.stored[0][14:].hex() == "ff070000"
     metric = Cuff(setup("bp_gatt", first_s=1.0, unit="kPa", inflate_s=1.0, advertise_s=0.0, stamp=False))
-    run_cuff(metric, 0, 4)
+    run_device(metric, 0, 4)
     assert metric.stored[0][0] & 3 == 1
     systolic = _meaning(metric.stored[0][1:3])
     assert isinstance(systolic, float)
@@ -303,8 +351,107 @@ def test_cuff_units_failures_and_clock() -> None:
 def test_same_seed_same_cuff() -> None:
     def story(seed: int) -> list[bytes]:
         cuff = Cuff(setup("bp_gatt", seed=seed, interval_s=20.0, advertise_s=1.0))
-        run_cuff(cuff, 0, 120)
+        run_device(cuff, 0, 120)
         return list(cuff.stored)
+
+    assert story(4) == story(4) != story(5)
+
+
+# --- the thermometer -------------------------------------------------------------------------------------------------
+
+
+def celsius(value: bytes) -> float:
+    """The FLOAT of a value in tenths, by the layout alone."""
+    assert value[4:5] == b"\xff", "exponent -1"
+    return int.from_bytes(value[1:4], "little", signed=True) / 10
+
+
+def listen(device: Handover, at_ms: int, *channels: str) -> None:
+    device.connected(START + at_ms * MS)
+    for channel in channels:
+        device.subscribed(channel, True, START + at_ms * MS)
+
+
+def test_thermometer_climbs_reports_and_hangs_up() -> None:
+    patient = Physiology(3)
+    thermometer = Thermometer(setup("thermometer_gatt", patient=patient, first_s=2.0, site="armpit"))
+    assert run_device(thermometer, 0, 2.0) == []
+    assert not thermometer.advertising
+    run_device(thermometer, 2.0, 2.5)
+    assert thermometer.advertising, "it can be found while it measures"
+    listen(thermometer, 2_500, "2a1c", "2a1e")
+    sends = run_device(thermometer, 2.5, 9)
+    climbing, results = ([s.data for s in sends if s.channel == uuid] for uuid in ("2a1e", "2a1c"))
+    assert len(climbing) == pytest.approx(11, abs=1)
+    assert {(value[0], len(value), value[5]) for value in climbing} == {(0b100, 6, 1)}, "type, no time stamp"
+    temps = [celsius(value) for value in climbing]
+    assert temps == sorted(temps)
+    assert temps[0] < temps[-1] - 1
+    (value,) = results
+    assert (value[0], len(value), value[12]) == (0b110, 13, 1)
+    assert celsius(value) == pytest.approx(patient.at(8.0).temp, abs=0.3)
+    at = datetime(int.from_bytes(value[5:7], "little"), *value[7:12], tzinfo=ZoneInfo("America/Chicago"))
+    assert abs(at.timestamp() - (START / NS + 8.0)) < 1.5, "local wall time of the thermometer's zone"
+    assert not thermometer.hanging_up, "not before it is confirmed"
+    thermometer.confirmed(sends[-1], START + 9_000 * MS)
+    run_device(thermometer, 9, 9.5)
+    assert thermometer.hanging_up
+    thermometer.disconnected(START + 9_500 * MS)
+    run_device(thermometer, 9.5, 20)
+    assert not thermometer.advertising, "idle until the next run"
+
+
+def test_thermometer_tells_the_climb_only_to_who_subscribed() -> None:
+    thermometer = Thermometer(setup("thermometer_gatt", first_s=1.0))
+    run_device(thermometer, 0, 1.5)
+    listen(thermometer, 1_500, "2a1c")
+    assert [send.channel for send in run_device(thermometer, 1.5, 8)] == ["2a1c"]
+
+
+def test_thermometer_keeps_what_is_not_confirmed() -> None:
+    thermometer = Thermometer(setup("thermometer_gatt", first_s=1.0, interval_s=10.0))
+    run_device(thermometer, 0, 28)
+    kept = list(thermometer.stored)
+    assert len(kept) == 3
+    listen(thermometer, 28_000, "2a1c")
+    sends = run_device(thermometer, 28, 29)
+    assert [send.data for send in sends] == kept, "oldest first"
+    thermometer.confirmed(sends[0], START + 29_000 * MS)
+    thermometer.disconnected(START + 29_000 * MS)
+    run_device(thermometer, 29, 30)
+    assert not thermometer.advertising, "it rests before it tries again"
+    run_device(thermometer, 30, 35)
+    assert thermometer.advertising
+    listen(thermometer, 35_000, "2a1c")
+    assert [send.data for send in run_device(thermometer, 35, 36)] == kept[1:]
+
+
+def test_thermometer_units_sites_failures_and_clock() -> None:
+    def reading(**options: Any) -> bytes:
+        thermometer = Thermometer(setup("thermometer_gatt", first_s=1.0, **options))
+        run_device(thermometer, 0, 8)
+        return thermometer.stored[0]
+
+    assert reading(fail_rate=1.0, stamp=False).hex() == "04ffff7f0006"
+    warm = reading(unit="degF", stamp=False, static_site=True)
+    assert (warm[0], len(warm)) == (1, 5)
+    assert celsius(warm) == pytest.approx(celsius(reading()) * 1.8 + 32, abs=0.2)
+    assert int.from_bytes(reading(clock_skew_s=366 * 86_400.0)[5:7], "little") == 2026
+    thermometer = Thermometer(setup("thermometer_gatt"))
+    assert table_value(thermometer, "2a1d") is None, "the type is in the reading"
+    assert b"simulated" in (table_value(thermometer, "2a29") or b"")
+    thermometer.respond(Chunk(bytes.fromhex("ea070102030405000000"), START, "2a2b"))
+    assert (thermometer.read("2a2b", START) or b"")[:7].hex() == "ea070102030405"
+    for wrong in ({"unit": "K"}, {"site": "elbow"}):
+        with pytest.raises(ValueError, match="unknown"):
+            reading(**wrong)
+
+
+def test_same_seed_same_thermometer() -> None:
+    def story(seed: int) -> list[bytes]:
+        thermometer = Thermometer(setup("thermometer_gatt", seed=seed, interval_s=20.0))
+        run_device(thermometer, 0, 120)
+        return list(thermometer.stored)
 
     assert story(4) == story(4) != story(5)
 
@@ -394,6 +541,14 @@ def test_wrong_settings_are_explained_before_anything_starts(devices: list[Simul
         make_all(Simulate(air_socket="/tmp/a", devices=devices), START, ZoneInfo("UTC"))
     assert refused.value.expected
     assert refused.value.do
+
+
+def test_each_device_of_the_demo_has_its_reader(tmp_path: Path) -> None:
+    read = load(demo_settings.write(tmp_path, rooms=9, board_port=1, broker_port=2, window=10, seed=3))
+    made = make_all(read.simulate, START, ZoneInfo("UTC"))
+    assert Counter(device.kind for device, _ in made) == {"bp_gatt": 9, "thermometer_gatt": 9, "ekg_openview": 9}
+    simulated = {(d.kind, d.room, d.address, d.link) for d, _ in made}
+    assert simulated == {(d.driver, d.room, d.address, d.port) for d in read.gateway.devices}
 
 
 @pytest.mark.air

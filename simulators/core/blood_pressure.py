@@ -4,7 +4,6 @@
 pulse SFLOAT | user u8 | status u16. 2A36 has the same order: pressure, then two unused SFLOATs (NaN).
 """
 
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -50,8 +49,3 @@ def pressure(mmhg: float, *, kpa: bool) -> MedFloat:
 def encode_cuff_pressure(mmhg: float, *, kpa: bool = False) -> bytes:
     """A 2A36 value without optional fields."""
     return bytes([int(kpa)]) + encode_sfloat(pressure(mmhg, kpa=kpa)) + encode_sfloat(NAN) * 2
-
-
-def wire_time(moment: datetime) -> WireDateTime:
-    """A wall time as GATT Date Time."""
-    return WireDateTime(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second)

@@ -26,6 +26,8 @@ PATIENTS: Final = (
 )
 UV_PER_COUNT: Final = 5.0
 """What one count of the simulated board is worth; a real one needs its own measured factor."""
+TEMPERATURE_S: Final = 45
+"""How often the first room's thermometer measures, later ones slower, so that they do not all call at once."""
 
 
 def write(
@@ -39,8 +41,8 @@ def write(
         patient = PATIENTS[(number - 1) % len(PATIENTS)]
         parts.append(
             _ROOM.format(
-                n=number, address=f"F0:00:00:00:00:{number:02X}", uv=UV_PER_COUNT,
-                interval=interval_s + (number - 1) * 5,
+                n=number, address=f"F0:00:00:00:00:{number:02X}", thermometer=f"F1:00:00:00:00:{number:02X}",
+                uv=UV_PER_COUNT, interval=interval_s + (number - 1) * 5, temperature_s=TEMPERATURE_S + (number - 1) * 5,
                 **patient._asdict(),
             )
         )  # fmt: skip
@@ -91,6 +93,12 @@ room = "{n}"
 address = "{address}"
 
 [[gateway.devices]]
+name = "thermometer-{n}"
+driver = "thermometer_gatt"
+room = "{n}"
+address = "{thermometer}"
+
+[[gateway.devices]]
 name = "monitor-{n}"
 driver = "ekg_openview"
 room = "{n}"
@@ -102,6 +110,12 @@ kind = "bp_gatt"
 room = "{n}"
 address = "{address}"
 options = {{ interval_s = {interval}, profile = "{profile}", age = {age}.0, sex = "{sex}" }}
+
+[[simulate.devices]]
+kind = "thermometer_gatt"
+room = "{n}"
+address = "{thermometer}"
+options = {{ interval_s = {temperature_s}, site = "mouth" }}
 
 [[simulate.devices]]
 kind = "ekg_openview"
