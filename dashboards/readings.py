@@ -89,6 +89,7 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     cmp: Comparator | None = None
     reason: str = ""
     method: str = ""
+    site: str = ""
     quality: tuple[str, ...] = ()
     raw: str = ""
     sim: bool = False
@@ -238,6 +239,7 @@ def _common(message: FlaggedMessage) -> dict[str, Any]:
         "dev": clean(message.device),
         "by": clean(message.gateway),
         "method": clean(message.method),
+        "site": clean(message.context.site),
         "quality": tuple(clean(bit) for bit in message.quality[:MAX_BITS]),
         "sim": message.simulated,
         "hist": message.historical,

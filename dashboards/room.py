@@ -115,7 +115,7 @@ class Room:
         """Put a reading on the tile if it is the newest of its key, or judges the shown one anew."""
         self._remember(reading)
         before = self.obs.get(reading.k)
-        if reading.hist or (before is not None and reading.id != before.id and reading.ts <= before.ts):
+        if reading.hist or (before is not None and reading.id != before.id and not self._takes_over(reading, before)):
             return None
         if before is not None and reading.id == before.id and reading.av < before.av:
             return None
@@ -123,6 +123,19 @@ class Room:
         calm = before is not None and continuous(reading.k)
         same = before is not None and (before.f, before.q, before.reason) == (reading.f, reading.q, reading.reason)
         return Change("obs", self.id, reading.k, urgent=not (calm and same))
+
+    def _takes_over(self, reading: Reading, shown: Reading) -> bool:
+        """The newer one; but a temperature of a known site stands against one of none for as long as it is live.
+
+        A thermometer in the mouth is the patient's temperature; the probe of an EKG board, once a second, would hide
+        it. What was taken before this visit stands against nothing.
+        """
+        if bool(reading.site) == bool(shown.site) or reading.k not in METRICS:
+            return reading.ts > shown.ts
+        sited, other = (reading, shown) if reading.site else (shown, reading)
+        live = other.ts - sited.ts < METRICS[reading.k].live_s * 1000
+        live = live and (self.visit is None or sited.ts >= ms(self.visit.since))
+        return live if sited is reading else not live and reading.ts > shown.ts
 
     def _remember(self, reading: Reading) -> None:
         past = self.history.setdefault(reading.k, deque(maxlen=MAX_POINTS))

@@ -20,7 +20,7 @@ from tests.browser import clinic
 from vitals.clock import NS, NS_PER_MS, ManualClock, SystemClock
 from vitals.errors import PortTaken
 from vitals.messages import AssociationMessage, FlaggedMessage, encode
-from vitals.model import Validity
+from vitals.model import Context, Validity
 
 
 class Flag:
@@ -77,6 +77,36 @@ def bench() -> Bench:
 
 def bp(sys: float | None, dia: float | None, f: str | None = "N", **more: Any) -> dict[str, Any]:
     return {"bp_sys": clinic.value("bp_sys", sys, f, **more), "bp_dia": clinic.value("bp_dia", dia, "N", **more)}
+
+
+def temp(bench: Bench, at: int, value: float, site: str = "") -> None:
+    context = Context(site=site)
+    bench.put(
+        clinic.flagged("1", at, {"temp": clinic.value("temp", value, "N")}, device=site or "board", context=context)
+    )
+
+
+def shown_temp(bench: Bench) -> float:
+    return bench.board.rooms.rooms["1"].obs["temp"].v  # type: ignore[return-value]
+
+
+def test_a_thermometer_is_not_hidden_by_a_probe_that_reports_each_second(bench: Bench) -> None:
+    minute = 60 * NS
+    bench.clock.advance(3600)
+    temp(bench, bench.now, 36.0)
+    temp(bench, bench.now - 5 * NS, 37.5, "oral")
+    assert shown_temp(bench) == 99.5, "taken a little before, but taken properly"
+    for _ in range(30):
+        bench.clock.advance(60)
+        temp(bench, bench.now, 36.1)
+    assert shown_temp(bench) == 99.5
+    temp(bench, bench.now, 38.0, "oral")
+    assert shown_temp(bench) == 100.4
+    bench.clock.advance(61 * 60)
+    temp(bench, bench.now, 36.2)
+    assert shown_temp(bench) == 97.2, "an old one stands against nothing"
+    temp(bench, bench.now - 90 * minute, 39.0, "oral")
+    assert shown_temp(bench) == 97.2
 
 
 # -- readings ----------------------------------------------------------------------------------------------------
