@@ -1,4 +1,4 @@
-"""The independent truth: every vector of five files of ../shared through our code, field by field.
+"""The independent truth: every vector of six files of ../shared through our code, field by field.
 
 These files come from other people's test suites and were checked by another decoder. Each key of each `expect` is
 checked by a function named for it; a key nobody checks fails the test, so nothing is passed over.
@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from drivers import bp_gatt, ekg_openview, thermometer_gatt
+from drivers import bp_gatt, ekg_openview, glucometer_ultramini, thermometer_gatt
 from drivers.core import gatt
 from tests.shared import shared_vectors
-from vitals.model import Chunk, DeviceInfo, Event, Fault, Observation, SampleArray
-from vitals.wire import Cursor, MedFloat, WireDateTime
+from vitals.model import Chunk, DeviceInfo, Event, Fault, Observation, SampleArray, Send
+from vitals.wire import Cursor, MedFloat, WireDateTime, crc16_ccitt_false
 
 pytestmark = pytest.mark.shared
 AT = 1_764_000_000_000_000_000
@@ -161,6 +161,60 @@ def test_thermometer(vector: Any) -> None:
     assert not event.transient
     for key, wanted in expect.items():
         check_temperature(event, key, wanted)
+
+
+# -- glucose meter -----------------------------------------------------------------------------------------------
+
+LINK_BITS = {
+    "s": glucometer_ultramini.SENT,
+    "e": glucometer_ultramini.EXPECTED,
+    "ack": glucometer_ultramini.ACK,
+    "disconnect": glucometer_ultramini.DISCONNECT,
+}
+
+
+def check_meter(data: bytes, key: str, wanted: Any) -> None:
+    if key == "crc":
+        assert crc16_ccitt_false(data) == wanted
+        return
+    frame = glucometer_ultramini.parse(data)
+    if key == "length":
+        assert glucometer_ultramini.measure(data, 0) == wanted
+    elif key == "message":
+        assert frame.message.hex() == wanted
+    elif key in LINK_BITS:
+        assert bool(frame.link & LINK_BITS[key]) == wanted
+    else:
+        pytest.fail(f"nobody checks {key!r}")
+
+
+@pytest.mark.parametrize("vector", shared_vectors("lifescan_onetouch_ultramini"))
+def test_meter(vector: Any) -> None:
+    data = data_of(vector)
+    if vector["kind"] == "packet":
+        assert glucometer_ultramini.measure(data, 0) == len(data)
+        assert glucometer_ultramini.build(*glucometer_ultramini.parse(data)) == data
+    else:
+        assert vector["kind"] == "crc input"
+    for key, wanted in vector["expect"].items():
+        check_meter(data, key, wanted)
+
+
+NEVER_SENT = {"version_request_es11", "read_unit", "crc_ack_prefix"}
+"""Requests for what nobody here needs, and half a frame."""
+METER_ANSWERS = (glucometer_ultramini.OK + b"C108SA1BC", glucometer_ultramini.OK + bytes(4), b"\x05\x0f\x01\x00")
+
+
+@pytest.mark.parametrize("vector", shared_vectors("lifescan_onetouch_ultramini"))
+def test_meter_is_asked_as_other_readers_ask_it(vector: Any) -> None:
+    """A whole conversation, and every frame of the vectors that belongs to it is sent as it stands there."""
+    session = glucometer_ultramini.DRIVER.new_session({})
+    answers = [glucometer_ultramini.build(turn % 2, message) for turn, message in enumerate(METER_ANSWERS)]
+    events = session.start()
+    for answer in (glucometer_ultramini.build(glucometer_ultramini.DISCONNECT), *answers):
+        events += session.receive(Chunk(answer, AT))
+    sent = {event.data.hex() for event in events if isinstance(event, Send)}
+    assert (vector["hex"] in sent) == (vector["name"] not in NEVER_SENT)
 
 
 # -- OpenView ----------------------------------------------------------------------------------------------------
