@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-Quantity: TypeAlias = Literal["hr", "sys", "dia", "rr", "temp", "spo2"]
+Quantity: TypeAlias = Literal["hr", "sys", "dia", "rr", "temp", "spo2", "glu"]
 
 EFFECTS: Final[dict[str, dict[Quantity, float]]] = {
     "healthy": {},
@@ -24,9 +24,12 @@ EFFECTS: Final[dict[str, dict[Quantity, float]]] = {
     "hypoxia": {"spo2": -11, "rr": 9, "hr": 16},
     "tachycardia": {"hr": 62, "sys": -8, "dia": -3},
     "bradycardia": {"hr": -30, "sys": -6},
+    "hypoglycaemia": {"glu": -50, "hr": 16, "sys": 8},
+    "hyperglycaemia": {"glu": 210, "hr": 8},
     "lead_off": {},
+    "motion": {},
 }
-"""What a profile (always) or an episode (for a while) adds to the quantities of an adult: mm[Hg], /min, Cel, %."""
+"""What a profile (always) or an episode (for a while) adds to the quantities of an adult: mm[Hg], /min, Cel, %, mg/dL."""
 
 RAMP_S: Final = 8.0
 """How long an episode takes to set in and to fade."""
@@ -38,8 +41,17 @@ _BY_AGE: Final[dict[Quantity, tuple[float, ...]]] = {
     "rr": (40, 30, 23, 20, 16, 15, 15, 16),
     "temp": (36.9, 36.9, 36.8, 36.8, 36.7, 36.7, 36.6, 36.5),
     "spo2": (97.5, 97.5, 98, 98, 98, 97.5, 97, 96.5),
+    "glu": (80, 88, 90, 92, 94, 98, 104, 108),
 }
-_WANDER: Final[dict[Quantity, float]] = {"hr": 3.0, "sys": 4.0, "dia": 2.5, "rr": 0.8, "temp": 0.12, "spo2": 0.5}
+_WANDER: Final[dict[Quantity, float]] = {
+    "hr": 3.0,
+    "sys": 4.0,
+    "dia": 2.5,
+    "rr": 0.8,
+    "temp": 0.12,
+    "spo2": 0.5,
+    "glu": 5.0,
+}
 """Standard deviation of the slow wandering."""
 _PERIODS_S: Final = (40.0, 900.0)
 _SINES: Final = 6
@@ -68,7 +80,7 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """The patient at one moment: /min, mm[Hg], /min, Cel, %. `hr` is without the breath's ripple."""
+    """The patient at one moment: /min, mm[Hg], /min, Cel, %, mg/dL. `hr` is without the breath's ripple."""
 
     hr: float
     sys: float
@@ -76,7 +88,9 @@ class State(msgspec.Struct, frozen=True):
     rr: float
     temp: float
     spo2: float
+    glu: float
     lead_off: bool
+    motion: bool
 
     @property
     def map(self) -> float:
@@ -132,7 +146,9 @@ class Physiology:
             if kind not in EFFECTS:
                 raise ValueError(f"unknown condition {kind!r}; known: {', '.join(EFFECTS)}")
         rng = np.random.default_rng(seed)
-        self._wander: dict[Quantity, _Wander] = {q: _Wander(rng, deviation) for q, deviation in _WANDER.items()}
+        self._wander: dict[Quantity, _Wander] = {
+            q: _Wander(rng, deviation) for q, deviation in _WANDER.items() if q != "glu"
+        }
         person = rng.normal(0, 1, 2)
         typical = {q: float(np.interp(profile.age_years, _AGES, by_age)) for q, by_age in _BY_AGE.items()}
         self._size = min(typical["sys"] / 120.0, 1.0)
@@ -140,6 +156,8 @@ class Physiology:
         self._base["hr"] += 3.0 * float(person[0]) + (2.0 if profile.sex == "female" else -2.0)
         self._base["sys"] += 4.0 * float(person[1]) + (-2.0 if profile.sex == "female" else 2.0)
         self._mayer_phase, self._breath_phase = (float(p) for p in rng.uniform(0, 2 * np.pi, 2))
+        # Drawn last: a quantity added later leaves the patients of a seed as they were.
+        self._wander["glu"] = _Wander(rng, _WANDER["glu"])
         # Respiratory arrhythmia fades with age: about 5 /min of ripple in the young, 1.5 in the old.
         self.rsa = float(np.interp(profile.age_years, (15.0, 75.0), (5.0, 1.5)))
 
@@ -179,11 +197,16 @@ class Physiology:
 
     def lead_off(self, t: float) -> bool:
         """Whether an EKG electrode hangs loose at `t`."""
-        if self.profile.condition == "lead_off":
+        return self._holds("lead_off", t)
+
+    def motion(self, t: float) -> bool:
+        """Whether the patient moves at `t`, so that signals are disturbed."""
+        return self._holds("motion", t)
+
+    def _holds(self, kind: str, t: float) -> bool:
+        if self.profile.condition == kind:
             return True
-        return any(
-            e.kind == "lead_off" and e.start_s <= t < e.start_s + e.length_s for e in self.profile.episodes
-        )  # fmt: skip
+        return any(e.kind == kind and e.start_s <= t < e.start_s + e.length_s for e in self.profile.episodes)
 
     def at(self, t: float) -> State:
         """The patient at `t` seconds."""
@@ -197,5 +220,7 @@ class Physiology:
             rr=max(float(self._slow("rr", when)), 4.0),
             temp=float(self._slow("temp", when)),
             spo2=min(float(self._slow("spo2", when)), 100.0),
+            glu=max(float(self._slow("glu", when)), 10.0),
             lead_off=self.lead_off(t),
+            motion=self.motion(t),
         )
