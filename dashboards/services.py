@@ -26,6 +26,25 @@ _INGEST: Final = msgspec.json.Decoder(IngestStatus)
 _GATEWAY: Final = msgspec.json.Decoder(GatewayStatus)
 
 
+def outbox_troubles(status: GatewayStatus) -> list[tuple[str, str]]:
+    """(what, in words), for the notices and the list of services."""
+    found = []
+    if status.outbox_fault and status.online:
+        found.append(("disk", f"cannot write to its disk ({status.outbox_fault}): {status.in_memory} messages wait in"
+                      " its memory, do not switch it off"))  # fmt: skip
+    if status.aged_out_strips or status.aged_out_rows:
+        ekg = sum(seconds for key, seconds in status.aged_out_s.items() if key.endswith("/ekg"))
+        devices = ", ".join(sorted({key.partition("/")[0] for key in status.aged_out_s}))
+        other = f", and {status.aged_out_rows} other rows" if status.aged_out_rows else ""
+        found.append(("room", f"no room on its disk: {status.aged_out_strips} strips dropped, {ekg:.0f} s of EKG"
+                      f" ({devices or 'no device'}){other}"))  # fmt: skip
+    if status.set_aside:
+        found.append(("damage", status.set_aside))
+    if status.foreign_receipts:
+        found.append(("foreign", f"{status.foreign_receipts} receipts of a store that is not ours, ignored"))
+    return [(what, clean(txt)) for what, txt in found]
+
+
 class Services:
     """State of the parts behind the board. Methods return whether something visible changed."""
 
@@ -145,6 +164,9 @@ class Services:
             elif status.clock_off_ms is not None and abs(status.clock_off_ms) > CLOCK_OFF_MS:
                 txt = f"clock off by {abs(status.clock_off_ms) / 1000:.0f} s, its readings belong to no visit"
                 notices.append({"id": f"clock/{name}", "who": name, "txt": txt, "since": 0})
+            notices += [
+                {"id": f"{what}/{name}", "who": name, "txt": txt, "since": 0} for what, txt in outbox_troubles(status)
+            ]
         return notices
 
     def _fault_notice(self) -> list[dict[str, Any]]:
@@ -171,6 +193,7 @@ class Services:
                     "id": name, "online": gateway.online, "backlog": gateway.backlog,
                     "since": ms(gateway.since if gateway.online else self._gone.get(name, 0)),
                     "refused": gateway.refused, "clock_off": gateway.clock_off_ms,
+                    "outbox": [txt for _, txt in outbox_troubles(gateway)],
                 }
                 for name, gateway in sorted(self.gateways.items())
             ],

@@ -26,6 +26,10 @@ TIMES: Final = (946_684_800 * NS, 7_258_118_400 * NS)
 """2000 to 2200, as of readings."""
 
 
+MAX_ROOMS: Final = 1024
+"""Rooms remembered. Only the board may name one; this bounds what a broker without access rules lets in."""
+
+
 class _Term(NamedTuple):
     """A visit of the room: it began at `start`; `grace`: how long before that a reading may have been taken."""
 
@@ -39,6 +43,10 @@ class Associations:
 
     def __init__(self) -> None:
         self._rooms: dict[str, list[_Term]] = {}
+
+    def has_place(self, room: str) -> bool:
+        """Whether the room is known, or there is place for one more."""
+        return room in self._rooms or len(self._rooms) < MAX_ROOMS
 
     def learn(self, room: str, association: AssociationMessage | None, *, now: Instant) -> bool:
         """Take a new, renewed, corrected or ended (None) association. True when the visit before is over."""

@@ -16,6 +16,7 @@ from ingest.ekg.streams import Lost, Streams
 from ingest.judge import Judge
 from ingest.outgoing import Outgoing
 from ingest.presence import Heard, Presence
+from ingest.quota import Quota
 from ingest.rules import RuleSet
 from ingest.store.contract import Address, EvaluationRow, EventRow, ObservationRow, Row, StripRow, StripTail
 from ingest.work import Claim, Incoming, Publication, Work
@@ -31,13 +32,22 @@ from vitals.messages import (
     ObservationMessage,
     StripMessage,
 )
+from vitals.settings import Quota as Limits
 from vitals.topics import NAME, Topics, Up
 
 
 class Pipeline:
     """Holds what must outlive a batch: associations, alerts, EKG state, ids seen, counts."""
 
-    def __init__(self, topics: Topics, rules: RuleSet, *, session: str, simulated_alarms: bool = False) -> None:
+    def __init__(
+        self,
+        topics: Topics,
+        rules: RuleSet,
+        *,
+        session: str,
+        simulated_alarms: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
         self.topics = topics
         self.rules = rules
         self.refused: Counter[str] = Counter()
@@ -47,6 +57,7 @@ class Pipeline:
         self.session = session
         self._events = 0
         self._presence = Presence()
+        self._quota = Quota(limits or Limits())
         self._judging = Judge(rules)
         self._out = Outgoing(topics)
 
@@ -99,7 +110,13 @@ class Pipeline:
             return
         gateway = self.topics.parse_gateway_status(message.topic)
         core = self.topics.parse_core(message.topic)
-        if gateway is not None:
+        place = gateway or (core[0] if core is not None else "")
+        if place and not NAME.fullmatch(place):
+            self._refuse(Refusal("bad address"), "", work)
+        elif gateway is not None:
+            if reason := self._quota.admit_status(gateway, now):
+                self._refuse(Refusal(reason), "", work)
+                return
             status = self._state(message.payload, GatewayStatus, work)
             self._heard(self._presence.gateway(gateway, status) if status else [], now, work)
         elif core is not None and core[1] == "assoc":
@@ -111,6 +128,10 @@ class Pipeline:
 
     def _from_device(self, number: int, up: Up, payload: bytes, now: Instant, work: Work) -> None:
         address = Address(up.gateway, up.room, up.device)
+        if reason := self._quota.admit(*address, len(payload), now):
+            self._refuse(Refusal(reason), "", work)  # not answered: an outbox sends it again
+            return
+        before = len(work.rows)
         refusals: list[Refusal] = []
         if up.leaf == "obs":
             readings, refusals = OBSERVATIONS.admit(payload)
@@ -138,6 +159,7 @@ class Pipeline:
             refusals = [Refusal("unknown topic")]
         for refusal in refusals:
             self._refuse(refusal, up.gateway, work)
+        self._quota.charge_rows(*address, len(work.rows) - before + len(refusals), len(payload))
 
     def _row(
         self, number: int, row: Row, address: Address, message: ObservationMessage | StripMessage | EventMessage,
@@ -206,6 +228,9 @@ class Pipeline:
             self._refuse(Refusal("bad value", wrong), "", work)
             return
         before = self._current(room, now)
+        if not self._judging.associations.has_place(room):
+            self._refuse(Refusal("too many rooms"), "", work)
+            return
         if self._judging.associations.learn(room, association, now=now):
             self._change(self.alerts.visit_over(room), work)
         current = self._judging.associations.current(room, now)

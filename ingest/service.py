@@ -92,6 +92,7 @@ def run(
             rules,
             session=secrets.token_hex(8),
             simulated_alarms=settings.ingest.simulated_alarms,
+            limits=settings.ingest.quota,
         )
         pipeline.resume(store.recent_ids(REMEMBERED), store.tails())
         Service(pipeline, store, broker_factory, clock, batch_limit=batch_limit).serve(stop)

@@ -1,6 +1,8 @@
 """The real programs tests talk to: each on loopback, its own port, its own empty folder, ended by its process id."""
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -49,6 +51,24 @@ class Mosquitto:
             encoding="utf-8",
         )
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def provisioned(cls, folder: Path, files: Path, port: int) -> "Mosquitto":
+        """With the files that `vitals provision` made for the broker, as they are at each start."""
+        broker = cls.__new__(cls)
+        folder.mkdir(parents=True, exist_ok=True)
+        broker.port, broker._process = port, None
+        broker._config = folder / "mosquitto.conf"
+        # Started as root, mosquitto would become a user who may not read our files.
+        root = "user root\n" if os.getuid() == 0 else ""
+        broker._config.write_text((files / "mosquitto.conf").read_text(encoding="utf-8") + root, encoding="utf-8")
+        return broker
+
+    def reload(self) -> None:
+        """SIGHUP: passwords, access rules, certificates and the list of revoked ones are read again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)  # mosquitto says nothing when it is done; its loop turns every 100 ms
 
     def start(self) -> None:
         binary = program("mosquitto")

@@ -490,6 +490,29 @@ def test_a_gateway_is_gone_since_we_saw_it_go(bench: Bench) -> None:
     assert services.trouble(bench.now)["notices"] == []
 
 
+def test_what_a_gateways_disk_cannot_take_is_said(bench: Bench) -> None:
+    services = bench.board.rooms.services
+    bench.put(clinic.gateway(bench.now))
+    assert services.trouble(bench.now)["notices"] == []
+    more = {
+        "outbox_fault": "database or disk is full", "in_memory": 7, "set_aside": "a damaged outbox was set aside as x",
+        "aged_out_strips": 12, "aged_out_s": {"m1/ekg": 4.0, "m1/resp_impedance": 4.0, "m2/ekg": 2.4},
+        "aged_out_rows": 3, "foreign_receipts": 2,
+    }  # fmt: skip
+    changed = bench.put(clinic.gateway(bench.now, **more))
+    expected = [
+        "cannot write to its disk (database or disk is full): 7 messages wait in its memory, do not switch it off",
+        "no room on its disk: 12 strips dropped, 6 s of EKG (m1, m2), and 3 other rows",
+        "a damaged outbox was set aside as x",
+        "2 receipts of a store that is not ours, ignored",
+    ]
+    assert [notice["txt"] for notice in changed[0]["sys"]["notices"]] == expected
+    assert {notice["who"] for notice in changed[0]["sys"]["notices"]} == {clinic.GATEWAY}
+    assert changed[0]["sys"]["gateways"][0]["outbox"] == expected
+    bench.put(clinic.gateway(bench.now))
+    assert services.trouble(bench.now)["notices"] == []
+
+
 def test_a_gateway_that_was_gone_before_us_has_no_age(bench: Bench) -> None:
     bench.put(clinic.gateway(bench.now - 5 * 3600 * NS, online=False))
     notice = bench.board.rooms.services.trouble(bench.now)["notices"][0]

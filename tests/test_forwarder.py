@@ -9,7 +9,7 @@ import pytest
 from drivers.core.forwarder import HOLD_S, PACK, RESEND_FIRST_S, WINDOW, Forwarder
 from vitals.clock import ManualClock
 from vitals.messages import IngestStatus, Outcome, Receipts
-from vitals.outbox import Outbox, Row
+from vitals.outbox import Outbox, OutboxFull, Row
 
 
 class Wire:
@@ -53,6 +53,7 @@ class Bench:
     def receipt(self, rows: list[Row], outcome: str = "stored", store: str = "s1") -> None:
         outcomes = [Outcome(r.epoch, r.seq, outcome) for r in rows]  # type: ignore[arg-type]
         self.forwarder.receipts(Receipts(1, store, self.clock.now(), outcomes))
+        self.forwarder.commit([])
 
 
 @pytest.fixture
@@ -145,6 +146,17 @@ def test_a_reading_that_could_not_be_published_is_backlog(bench: Bench) -> None:
     assert bench.wire.seqs() == [1]
 
 
+def test_receipts_wait_for_the_next_commit_and_go_with_it(bench: Bench) -> None:
+    rows = bench.put(2)
+    bench.forwarder.receipts(Receipts(1, "s1", 0, [Outcome(r.epoch, r.seq, "stored") for r in rows]))
+    assert bench.outbox.counts() == (2, 0)
+    before = bench.outbox.commits
+    bench.forwarder.commit([Row(*bench.outbox.stamp(), "a/b/obs", b'{"seq":3}', 0)])
+    assert (bench.outbox.counts(), bench.outbox.commits - before) == ((1, 0), 1)
+    assert bench.wire.seqs() == [3]
+    assert not bench.forwarder.unsettled
+
+
 def test_a_foreign_store_cannot_make_us_forget(bench: Bench) -> None:
     bench.ingest("i1")
     rows = bench.put(2)
@@ -216,3 +228,31 @@ def test_a_clock_that_is_off_is_known(bench: Bench) -> None:
     for _ in range(25):
         bench.forwarder.receipts(Receipts(1, "s1", bench.clock.now() + 3_000_000_000, []))
     assert bench.forwarder.clock_off_ns == -3_000_000_000
+
+
+def test_receipts_free_a_full_outbox_though_the_row_that_came_with_them_finds_no_room(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.outbox.close()
+    bench.outbox = Outbox(tmp_path / "small.db", max_bytes=200_000)
+    bench.forwarder = Forwarder(bench.outbox, bench.wire.publish, bench.clock)
+    rows = [Row(*bench.outbox.stamp(), "a/b/obs", bytes(3500), 0) for _ in range(40)]
+    bench.outbox.put(rows)
+    bench.forwarder.receipts(Receipts(1, "s1", 0, [Outcome(rows[0].epoch, rows[0].seq, "stored")]))
+    with pytest.raises(OutboxFull):
+        bench.forwarder.commit([Row(*bench.outbox.stamp(), "a/b/obs", bytes(90_000), 0)])
+    assert bench.outbox.counts() == (39, 0)
+    bench.outbox.close()
+
+
+def test_rows_that_aged_out_are_not_asked_for_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.outbox.close()
+    bench.outbox = Outbox(tmp_path / "small.db", max_bytes=200_000)
+    bench.forwarder = Forwarder(bench.outbox, bench.wire.publish, bench.clock)
+    bench.ingest("i1")
+    for _ in range(100):
+        bench.forwarder.commit([Row(*bench.outbox.stamp(), "a/b/strip", bytes(3500), 0)])
+    waiting, _ = bench.outbox.counts()
+    assert waiting < 60
+    assert len(bench.forwarder._sent) == waiting, "else the window fills with rows that are no more"
+    bench.outbox.close()

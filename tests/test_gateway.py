@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from drivers.core.feed import Draft, Output
+from drivers.core.draft import Draft
+from drivers.core.feed import Output
 from drivers.core.gateway import Gateway
+from drivers.core.registry import load_all
 from drivers.transports.ble import Backend
 from vitals import settings
 from vitals.broker import Message
@@ -59,6 +61,21 @@ def event() -> Draft:
     return Draft(TOPICS.up("g", "1", "d", "event"), EventMessage(VERSION, "", 0, "x", "", 1), urgent=False)
 
 
+async def committed(gateway: Gateway, *drafts: Draft) -> None:
+    waiting = asyncio.create_task(gateway._commit(Output(list(drafts), [])))
+    await asyncio.sleep(0)
+    assert await gateway._intake.commit()
+    await waiting
+
+
+def full(*_args: Any) -> Any:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+def kept_now(gateway: Gateway) -> list[str]:
+    return [row.topic.rpartition("/")[2] for row in gateway._outbox.after(0, 100)]
+
+
 def kept(folder: Path) -> list[str]:
     outbox = Outbox(folder / "outbox.db")
     topics = [row.topic.rpartition("/")[2] for row in outbox.after(0, 100)]
@@ -82,28 +99,6 @@ def test_a_stop_loses_nothing_that_was_received_though_the_disk_is_busy(tmp_path
     assert sorted(kept(tmp_path)) == ["event", "obs"]
 
 
-def test_a_disk_that_refuses_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drivers.core.gateway.DISK_RETRY_S", 0.01)
-
-    async def run() -> None:
-        gateway = make(tmp_path)
-        put, failures = gateway._outbox.put, iter([sqlite3.OperationalError("database or disk is full")] * 3)
-
-        def refusing(rows: Any) -> None:
-            failure = next(failures, None)
-            if failure is not None:
-                raise failure
-            put(rows)
-
-        gateway._outbox.put = refusing  # type: ignore[method-assign]
-        await gateway._commit(Output([reading()], []))
-        assert gateway.outbox_faults == 3
-        await gateway._farewell()
-
-    asyncio.run(run())
-    assert kept(tmp_path) == ["obs"]
-
-
 @pytest.mark.parametrize(
     "payload",
     [
@@ -117,7 +112,7 @@ def test_a_disk_that_refuses_for_a_while_costs_nothing(tmp_path: Path, monkeypat
 def test_a_receipt_that_makes_no_sense_changes_nothing(tmp_path: Path, payload: bytes) -> None:
     async def run() -> None:
         gateway = make(tmp_path)
-        await gateway._commit(Output([reading()], []))
+        await committed(gateway, reading())
         gateway._receive(Message(TOPICS.stored(gateway._id), payload, retain=False))
         await gateway._farewell()
 
@@ -128,16 +123,25 @@ def test_a_receipt_that_makes_no_sense_changes_nothing(tmp_path: Path, payload: 
 def test_a_receipt_that_the_disk_refuses_is_no_end(tmp_path: Path) -> None:
     async def run() -> None:
         gateway = make(tmp_path)
-        await gateway._commit(Output([reading()], []))
-
-        def full(_outcomes: Any) -> int:
-            raise sqlite3.OperationalError("database or disk is full")
-
-        gateway._outbox.settle = full  # type: ignore[method-assign]
+        await committed(gateway, reading())
+        commit, gateway._outbox.commit = gateway._outbox.commit, full  # type: ignore[method-assign]
         receipt = Receipts(1, "s", 1, [Outcome(gateway._outbox.epoch, 1, "stored")])
         gateway._receive(Message(TOPICS.stored(gateway._id), msgspec.json.encode(receipt), retain=False))
-        assert gateway.outbox_faults == 1
+        assert not await gateway._intake.commit()
+        gateway._outbox.commit = commit  # type: ignore[method-assign]
+        assert kept_now(gateway) == ["obs"]
         await gateway._farewell()
 
     asyncio.run(run())
-    assert kept(tmp_path) == ["obs"], "the row stays and is sent again"
+    assert kept(tmp_path) == [], "what the receipt said is done when the disk takes it"
+
+
+def test_only_a_radio_link_waits_for_a_disk_that_refuses(tmp_path: Path) -> None:
+    devices = [
+        settings.Device(name="cuff", driver="bp_gatt", room="1", address="5C:31:3E:00:11:22"),
+        settings.Device(name="ekg", driver="ekg_openview", room="1", port="/dev/none"),
+    ]
+    config = settings.Settings(gateway=settings.Gateway(outbox=str(tmp_path / "outbox.db"), devices=devices))
+    gateway = Gateway(config, load_all(), SystemClock(), Deaf, Backend())  # type: ignore[arg-type]
+    assert [runner._commit.keywords["hold"] for _, runner in gateway._devices] == [True, False]  # type: ignore[attr-defined]
+    gateway._outbox.close()

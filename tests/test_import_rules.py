@@ -68,6 +68,7 @@ PLANTS = [
     Plant("fence-air", "drivers/transports/ble.py", "bumble"),
     Plant("fence-influx", "dashboards/visits.py", "influxdb_client"),
     Plant("fence-influx", "ingest/store/contract.py", "influxdb_client"),
+    Plant("fence-keys", "vitals/cli/wiring.py", "cryptography.x509"),
     Plant("fence-web", "ingest/rules.py", "starlette.applications"),
     Plant("fence-web", "drivers/core/faults.py", "uvicorn"),
     Plant("fence-web", "vitals/cli/wiring.py", "jinja2"),

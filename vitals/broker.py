@@ -4,7 +4,7 @@ paho-mqtt runs its network loop in a thread of its own; this wrapper turns its c
 QoS 1 is acknowledged to the broker only by `ack`, so one that was taken but not finished comes again.
 """
 
-import ssl
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from vitals import settings
+from vitals import settings, tls
 from vitals.errors import BrokerError
 from vitals.log import Log
 from vitals.messages import MAX_PAYLOAD
@@ -30,6 +30,8 @@ MAX_QUEUED: Final = 20_000
 """Messages taken from the network and not yet from us. QoS 1 is bounded by the receive maximum; this bounds QoS 0."""
 SESSION_EXPIRY_S: Final = 3600
 """How long the broker queues for a persistent client that is away: as long as an observation is worth sending."""
+MAX_TOLD: Final = 64
+"""Topics a denial was logged for by name; further ones are counted."""
 _log = Log("broker")
 
 
@@ -81,10 +83,17 @@ class Broker:
         self.on_disconnect = on_disconnect
         self.wake = wake
         self.connected = False
-        self.fault = "not connected yet"
+        self.fault = ""
         """Why there is no connection, for people; empty while connected."""
+        self._set(tls.Trouble("not connected yet", "a broker that answers", "Start the broker."))
+        self._refused = False
         self.dropped = 0
         """Messages for eyes only (QoS 0) that came while the reader was too far behind."""
+        self.denied = 0
+        """Messages and subscriptions the broker's access rules did not let pass. A denied message was not delivered;
+        it is not sent again from here."""
+        self._denied_topics: set[str] = set()
+        self._under_way: dict[int, str] = {}
         self._queued_bytes = 0
         self._connection = 0
         self._arrived = threading.Condition()
@@ -92,19 +101,23 @@ class Broker:
         self._client = self._make_client(client_id, will, password)
 
     def _make_client(self, client_id: str, will: Will | None, password: str | None) -> mqtt.Client:
+        context = tls.context(self._where)
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5, manual_ack=True)
         client.reconnect_delay_set(1, RECONNECT_MAX_S)
         client.max_inflight_messages_set(self._receive_maximum)
         if self._where.username:
             client.username_pw_set(self._where.username, password)
-        if self._where.ca_file:
-            client.tls_set(ca_certs=self._where.ca_file, tls_version=ssl.PROTOCOL_TLS_CLIENT)
+        if context is not None:
+            if self._where.key_file:
+                settings.warn_if_open(self._where.key_file)
+            client.tls_set_context(context)
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
+        client.on_publish = self._on_publish
         return client
 
     def start(self) -> None:
@@ -135,13 +148,10 @@ class Broker:
 
     def require(self, timeout_s: float) -> None:
         """As `wait_connected`, and a BrokerError that says what to do when there is none."""
-        if not self.wait_connected(timeout_s):
-            raise BrokerError(
-                f"No MQTT broker at {self._where.host}:{self._where.port}.",
-                expected="a broker that accepts our connection",
-                found=self.fault,
-                do="Start the broker (mosquitto, or `vitals demo`), or correct [broker] in the settings.",
-            )
+        if not self.wait_connected(timeout_s) and self._trouble is not None:
+            found, expected, do = self._trouble
+            place = f"{self._where.host}:{self._where.port}"
+            raise BrokerError(f"No MQTT broker at {place}.", expected=expected, found=found, do=do)
 
     def publish(
         self,
@@ -167,6 +177,8 @@ class Broker:
             if content_type:
                 properties.ContentType = content_type
         info = self._client.publish(topic, payload, qos, retain, properties)
+        if qos:
+            self._under_way[info.mid] = topic  # bounded by the 65,535 message ids, which come round again
         return info.rc == mqtt.MQTT_ERR_SUCCESS
 
     def take(self, limit: int, timeout_s: float) -> list[Message]:
@@ -186,15 +198,15 @@ class Broker:
 
     def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self.fault = f"the broker refused the connection: {reason}"
-            _log.error("broker refused", reason=reason, host=self._where.host, port=self._where.port)
+            self._refused = True
+            self._tell(tls.refused(str(reason), self._where))
             return
         self._connection += 1
         if self._subscriptions:
             client.subscribe([(topic, SubscribeOptions(qos=qos)) for topic, qos in self._subscriptions])
         with self._arrived:
             self.connected = True
-            self.fault = ""
+            self._set(None)
             self._arrived.notify_all()
         _log.info("broker connected", host=self._where.host, port=self._where.port)
         if self.on_connect is not None:
@@ -209,22 +221,48 @@ class Broker:
         """A broker that refuses a subscription goes on as if nothing were wrong; we would wait in silence."""
         for (topic, _), reason in zip(self._subscriptions, reasons, strict=False):
             if reason.is_failure:
-                _log.error("subscription refused", topic=topic, reason=reason, do="correct the broker's ACL")
+                self._deny("subscription refused", topic, reason)
+
+    def _on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
+        """MQTT 5 acknowledges a message that was denied as well: only the reason code says that nobody got it."""
+        topic = self._under_way.pop(mid, "")
+        if reason.is_failure:
+            self._deny("message refused", topic, reason)
+
+    def _deny(self, what: str, topic: str, reason: object) -> None:
+        self.denied += 1
+        if topic in self._denied_topics or len(self._denied_topics) >= MAX_TOLD:
+            if self.denied % 1000 == 0:
+                _log.error(what, topic=topic, reason=reason, denied=self.denied)
+            return
+        self._denied_topics.add(topic)
+        _log.error(what, topic=topic, reason=reason, denied=self.denied, do="correct the broker's ACL")
+
+    def _tell(self, trouble: tls.Trouble) -> None:
+        """Logged once, not for each of the attempts that follow."""
+        if trouble != self._trouble:
+            found, expected, do = trouble
+            _log.error("no broker, trying again for ever", found=found, expected=expected, do=do)
+        self._set(trouble)
+
+    def _set(self, trouble: tls.Trouble | None) -> None:
+        self._trouble = trouble
+        self.fault = "" if trouble is None else trouble.found
 
     def _on_connect_fail(self, _client: mqtt.Client, _data: Any) -> None:
-        fault = f"nothing listens at {self._where.host}:{self._where.port}, or it cannot be reached"
-        if fault != self.fault:  # once, not for each of the attempts that follow
-            _log.error("no broker, trying again for ever", found=fault, do="start the broker, or correct [broker]")
-        self.fault = fault
+        # paho calls this while it handles the error, and does not pass it on.
+        self._tell(tls.explain(sys.exception(), self._where))
 
     def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        was = self.connected
-        self.connected = False
-        self.fault = f"connection lost: {reason}"
+        was, self.connected = self.connected, False
+        refused, self._refused = self._refused, False
         if was:
+            self._set(tls.Trouble(f"connection lost: {reason}", "a connection that stays", "Look at the broker's log."))
             _log.warning("broker disconnected", reason=reason)
             if self.on_disconnect is not None:
                 self.on_disconnect()
+        elif reason.is_failure and not refused:  # else it was us who ended the attempt
+            self._tell(tls.hung_up(str(reason), self._where))
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         with self._arrived:

@@ -151,6 +151,22 @@ class GatewayStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     backlog: int = 0
     refused: int = 0
     clock_off_ms: int | None = None
+    in_memory: int = 0
+    """Messages that are not on the disk yet. More than a second's worth while `outbox_fault` says why."""
+    outbox_fault: str = ""
+    """Why the outbox takes nothing at the moment; empty while it does."""
+    set_aside: str = ""
+    """A damaged outbox was replaced since the start: what became of it, in words."""
+    aged_out_strips: int = 0
+    aged_out_s: dict[str, float] = {}
+    """Seconds of a signal dropped for want of room since the start, by device/metric."""
+    aged_out_rows: int = 0
+    """Refused rows, events and numbers of monitors dropped for want of room since the start."""
+    foreign_receipts: int = 0
+    """Receipts of a store that is not the pinned one, ignored."""
+    denied: int = 0
+    """Messages the broker's access rules did not let pass since the gateway started: the broker knows it, nobody
+    else would."""
 
 
 class IngestStatus(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,7 @@ names a file, or the environment gives it. Relative paths are relative to the se
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from vitals.errors import SettingsError
+from vitals.log import Log
 from vitals.topics import NAME
 
 ENV_PREFIX: Final = "VITALS_"
+_log = Log("settings")
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
@@ -40,6 +43,9 @@ class Broker(_Section, frozen=True, kw_only=True):
     password_file: str = ""
     ca_file: str = ""
     """PEM file of the authority that signed the broker's certificate; empty means no TLS (loopback only)."""
+    cert_file: str = ""
+    """PEM file of our own certificate, where the broker asks for one instead of a password."""
+    key_file: str = ""
     window: Annotated[int, msgspec.Meta(ge=2, le=65535)] = 1000
     """Unacknowledged messages the broker lets a client have. Ingest's batches are at most half of it."""
     allow_plain: bool = False
@@ -75,6 +81,8 @@ class Ble(_Section, frozen=True, kw_only=True):
 class Gateway(_Section, frozen=True, kw_only=True):
     id: Name = "gateway-1"
     outbox: str = "var/outbox.db"
+    outbox_max_mb: Annotated[int, msgspec.Meta(ge=16, le=1_000_000)] = 1000
+    """Disk budget in millions of bytes. Beyond it the oldest strips are dropped and counted, never spot readings."""
     store_id: str = ""
     """Receipts from any other store are ignored and reported. Empty: pin the first one seen."""
     capture_dir: str = ""
@@ -87,11 +95,21 @@ class Store(_Section, frozen=True, kw_only=True):
     path: str = "var/store.db"
 
 
+class Quota(_Section, frozen=True, kw_only=True):
+    """What one gateway, and one device of it, may send to ingest. See `ingest/quota.py`."""
+
+    gateway_rows_per_s: Annotated[float, msgspec.Meta(gt=0)] = 4000.0
+    device_rows_per_s: Annotated[float, msgspec.Meta(gt=0)] = 3000.0
+    burst_s: Annotated[float, msgspec.Meta(ge=1)] = 10.0
+    """So many seconds' worth may come at once."""
+
+
 class Ingest(_Section, frozen=True, kw_only=True):
     profile: Literal["clinic", "demo", "data-only"] = "clinic"
     rules_file: str = ""
     """A site's own rules, laid over the shipped ones."""
     simulated_alarms: bool = False
+    quota: Quota = Quota()
     store: Store = Store()
 
 
@@ -246,6 +264,13 @@ def _cross_check(settings: Settings, path: Path) -> None:
             found=f"host {broker.host!r} without TLS",
             do="Name the CA file, or set broker.allow_plain = true on a network you trust.",
         )  # fmt: skip
+    if bool(broker.cert_file) != bool(broker.key_file) or (broker.cert_file and not broker.ca_file):
+        raise SettingsError(
+            f"{path}: broker.cert_file is only of use with broker.key_file and broker.ca_file.",
+            expected="all three, or a username and a password", found=f"cert_file {broker.cert_file!r}, "
+            f"key_file {broker.key_file!r}, ca_file {broker.ca_file!r}",
+            do="Name the files that `vitals provision` made.",
+        )  # fmt: skip
 
 
 def _unique(path: Path, what: str, values: list[str]) -> None:
@@ -258,7 +283,19 @@ def _unique(path: Path, what: str, values: list[str]) -> None:
 
 
 _PATHS: Final = frozenset(
-    {"outbox", "capture_dir", "path", "rules_file", "air_socket", "ca_file", "password_file", "port", "link"}
+    {
+        "outbox",
+        "capture_dir",
+        "path",
+        "rules_file",
+        "air_socket",
+        "ca_file",
+        "cert_file",
+        "key_file",
+        "password_file",
+        "port",
+        "link",
+    }
 )
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -282,6 +319,7 @@ def secret(file: str, env: str, environ: Mapping[str, str] = os.environ) -> str 
     """A secret from the file a setting names, else from the environment, else None. Never logged."""
     if not file:
         return environ.get(env)
+    warn_if_open(file)
     try:
         return Path(file).read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -289,3 +327,20 @@ def secret(file: str, env: str, environ: Mapping[str, str] = os.environ) -> str 
             f"The secret file {file} cannot be read.", expected="a readable file with the secret in it",
             found=str(error), do="Create it, or correct the setting that names it.",
         ) from None  # fmt: skip
+
+
+OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
+
+
+def warn_if_open(file: str) -> bool:
+    """Say so when every user of this machine may read a secret. No error: Docker mounts its secrets that way."""
+    try:
+        mode = Path(file).stat().st_mode
+    except OSError:
+        return False  # whoever reads it will say more
+    if os.name != "posix" or not mode & OTHERS:
+        return False
+    _log.warning(
+        "secret open to every user of this machine", file=file, mode=f"{stat.S_IMODE(mode):04o}", do="chmod 600"
+    )
+    return True

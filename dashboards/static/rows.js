@@ -85,7 +85,7 @@ export function system(now) {
       [ingest?.store_fault ? `not storing: ${ingest.store_fault}` : "", ingest?.profile ? `profile ${ingest.profile}` : "",
         ingest?.rules ? `rules ${ingest.rules.slice(0, 12)}` : "", ...refused].filter(Boolean).join(" · ")),
     ...gateways.map((one) => row(`Gateway ${one.id}`, one.online, (one.online ? "online" : "offline") + since(one.since),
-      [`${one.backlog} waiting to be stored`, `${one.refused} refused`, one.clock_off ? `clock off by ${one.clock_off} ms` : ""].filter(Boolean).join(" · "))),
+      [`${one.backlog} waiting to be stored`, `${one.refused} refused`, one.clock_off ? `clock off by ${one.clock_off} ms` : "", ...one.outbox].filter(Boolean).join(" · "))),
   ];
   const counted = Object.entries(faults).map(([what, n]) => block("device", span("what", what), span("state", String(n))));
   const none = block("device", span("quiet", "None since the board started."));

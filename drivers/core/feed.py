@@ -1,15 +1,13 @@
-"""One device on its way to the outbox: events in, drafts of messages out. Pure: no clock, no I/O.
-
-A draft becomes an outbox row when it is committed; only then does it get its epoch, seq and id.
-"""
+"""One device on its way to the outbox: events in, drafts of messages out. Pure: no clock, no I/O."""
 
 import secrets
 from collections.abc import Sequence
 from datetime import tzinfo
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import msgspec
 
+from drivers.core.draft import Draft
 from drivers.core.faults import FaultCount, FaultLog
 from drivers.core.strips import WAVE_S, Pack, Packer
 from drivers.core.timeline import TimeLine
@@ -25,11 +23,10 @@ from vitals.messages import (
     EventMessage,
     ObservationMessage,
     StripMessage,
-    observation_id,
+    encode,
     strip_message,
 )
 from vitals.model import DeviceInfo, Event, Fault, Observation, SampleArray
-from vitals.outbox import Row
 from vitals.topics import Topics
 
 IDLE_FLUSH_S: Final = 2
@@ -38,29 +35,6 @@ CLOCK_STEP_S: Final = 1.0
 """Slewing (500 ppm) moves a clock by far less between two chunks; a step of NTP or of a person is more."""
 SHOWN_LIVE: Final = frozenset({"ekg"})
 """Signals that go on the wave lane; the others are stored only."""
-
-Message: TypeAlias = ObservationMessage | StripMessage | EventMessage
-
-
-class Draft(NamedTuple):
-    """A message without its identity. `urgent`: a spot reading, committed at once; the rest once a second."""
-
-    topic: str
-    message: Message
-    urgent: bool
-    physical: str = ""
-
-    def finish(self, epoch: str, seq: int, now: Instant) -> Row:
-        """The outbox row."""
-        message = msgspec.structs.replace(self.message, epoch=epoch, seq=seq)
-        if isinstance(message, ObservationMessage):
-            reading = observation_id(message.observation, physical=self.physical, epoch=epoch, seq=seq)
-            message = msgspec.structs.replace(message, id=reading)
-        return Row(epoch, seq, self.topic, _encode(message), now)
-
-
-def _encode(message: Message) -> bytes:
-    return msgspec.msgpack.encode(message) if isinstance(message, StripMessage) else msgspec.json.encode(message)
 
 
 class Output(NamedTuple):
@@ -186,7 +160,7 @@ class DeviceFeed:
             VERSION, "", "", 0, self.driver.name, observation, t, uncertainty_ms, self._simulated
         )
         if observation.transient:
-            output.live.append((self._topic["live"], _encode(message)))
+            output.live.append((self._topic["live"], encode(message)))
         else:
             output.drafts.append(Draft(self._topic["obs"], message, True, self._physical()))
 
@@ -214,7 +188,7 @@ class DeviceFeed:
         output.drafts.extend(self._strip(stream, pack) for pack in stream.strips.push(array))
         if array.metric in SHOWN_LIVE and not self.device.historical:
             for pack in stream.waves.push(array):
-                output.live.append((self._topic["wave"], _encode(self._pack(stream, pack))))
+                output.live.append((self._topic["wave"], encode(self._pack(stream, pack))))
 
     def _pack(self, stream: _Stream, pack: Pack) -> StripMessage:
         return strip_message(

@@ -4,9 +4,11 @@
 - Backlog goes in packs, at most `WINDOW` rows without a receipt; it is sent (again) after a reconnect, after a new
   ingest birth, and after a growing pause while ingest is online. Never while ingest says it is offline: an offline
   subscriber's queue would only collect copies.
-- A row leaves the outbox only when a receipt of the pinned store names it.
+- A row leaves the outbox only when a receipt of the pinned store names it, or, a strip, to make room in a full one.
+- Receipts wait for the next commit: what they settle costs no transaction of its own.
 """
 
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -17,7 +19,7 @@ import msgspec
 from vitals.clock import NS, Clock
 from vitals.log import Log
 from vitals.messages import MAX_PAYLOAD, IngestStatus, Outcome, Receipts
-from vitals.outbox import Outbox, Row
+from vitals.outbox import AgedOut, Outbox, Row
 
 WINDOW: Final = 1_000
 PACK: Final = 50
@@ -27,6 +29,8 @@ CLOCK_RECEIPTS: Final = 20
 """Receipts come about once a second while an EKG runs: a clock that was set right counts as right within this many."""
 HOLD_S: Final = 300
 """A held row (its message version is newer than ingest) is offered again after this, or at the next ingest birth."""
+MAX_UNSETTLED: Final = 20_000
+"""Receipts that wait for a disk that takes nothing; those beyond it are left out, and their rows sent again."""
 _log = Log("forwarder")
 
 
@@ -58,10 +62,38 @@ class Forwarder:
         self._cursor = 0
         self._sent: dict[tuple[str, int], _Sent] = {}
         self._held: dict[tuple[str, int], int] = {}
+        self._unsettled: dict[tuple[str, int], Outcome] = {}
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a receipt waits for the next commit."""
+        return bool(self._unsettled)
 
     @property
     def ingest_online(self) -> bool:
         return bool(self._ingest)
+
+    def commit(self, rows: Sequence[Row]) -> AgedOut:
+        """Keep these rows and apply the receipts that wait, in one transaction; then publish the rows.
+
+        Raises sqlite3.Error when the disk refuses; then none of the rows is kept. Returns what aged out to make room.
+        """
+        outcomes = list(self._unsettled.values())
+        try:
+            aged = self._outbox.commit(rows, outcomes)
+        except sqlite3.Error:
+            # Receipts make room: what is too much together may go one after the other.
+            if outcomes:
+                self._outbox.settle(outcomes)
+                self._settled(outcomes)
+            raise
+        self._settled(outcomes)
+        gone = {(row.epoch, row.seq) for kind in aged for row in kind}
+        for key in gone:
+            self._sent.pop(key, None)
+            self._held.pop(key, None)
+        self.fresh([row for row in rows if (row.epoch, row.seq) not in gone] if gone else rows)
+        return aged
 
     def fresh(self, rows: Sequence[Row]) -> None:
         """Rows just committed. What cannot be published now is backlog."""
@@ -84,10 +116,13 @@ class Forwarder:
             self.reconnected()
 
     def receipts(self, receipts: Receipts) -> None:
-        """Apply them, unless they come from a store that is not ours. Raises sqlite3.Error when the disk refuses."""
+        """Take them for the next commit, unless they come from a store that is not ours.
+
+        Raises sqlite3.Error when the store cannot be pinned.
+        """
         if not self.store_id:
-            self.store_id = receipts.store_id
             self._outbox.remember("store_id", receipts.store_id)
+            self.store_id = receipts.store_id
             _log.info("store pinned", store=receipts.store_id)
         if receipts.store_id != self.store_id:
             self.foreign_receipts += 1
@@ -96,8 +131,13 @@ class Forwarder:
         # A receipt's way here only adds to the difference: the least of the last few is the clock's.
         self._clock_off.append(self._clock.now() - receipts.now)
         self.clock_off_ns = min(self._clock_off)
-        self._outbox.settle(receipts.outcomes)
         for outcome in receipts.outcomes:
+            if len(self._unsettled) < MAX_UNSETTLED:
+                self._unsettled[outcome.epoch, outcome.seq] = outcome
+
+    def _settled(self, outcomes: Sequence[Outcome]) -> None:
+        self._unsettled.clear()
+        for outcome in outcomes:
             self._settle(outcome)
 
     def _settle(self, outcome: Outcome) -> None:

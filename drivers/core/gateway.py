@@ -1,14 +1,13 @@
 """The gateway: devices on one side, outbox and broker on the other.
 
-One asyncio loop runs the devices; one thread owns the outbox, so that a slow disk never holds up a serial line. A
-spot reading is committed at once; strips and events are committed together about once a second (32 EKG streams are
-then one transaction). A row is published after its commit, never before.
+One asyncio loop runs the devices; one thread owns the outbox, so that a slow disk never holds up a serial line.
+`intake.py` says what is committed when. A row is published after its commit, never before.
 """
 
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,12 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from drivers.core.capture import Capture
-from drivers.core.feed import DeviceFeed, Draft, Output
+from drivers.core.draft import Draft
+from drivers.core.feed import DeviceFeed, Output
 from drivers.core.forwarder import Forwarder
+from drivers.core.intake import Intake
 from drivers.core.link import Transport
+from drivers.core.losses import Losses, aged_out_events
 from drivers.core.runner import Runner
 from drivers.transports.ble import Backend, BleTransport, Radio
 from drivers.transports.serial import SerialTransport
@@ -30,20 +32,19 @@ from vitals.driver import BleSpec, Driver, SerialSpec, complete_options
 from vitals.errors import SettingsError
 from vitals.log import Log
 from vitals.messages import SCHEMA_EVENT, SCHEMA_OBS, SCHEMA_STRIP, VERSION, GatewayStatus, IngestStatus, Receipts
-from vitals.outbox import Outbox
+from vitals.outbox import AgedOut, Outbox, Row
+from vitals.salvage import is_damage
 from vitals.settings import Device, Settings
 from vitals.topics import Topics
 
-GROUP_COMMIT_S: Final = 1.0
 PUMP_S: Final = 0.25
 STATUS_S: Final = 10.0
-DISK_RETRY_S: Final = 1.0
+CLOCK_OFF_S: Final = 2
+"""Beyond it our clock is wrong: readings belong to no visit."""
 STOP_PATIENCE_S: Final = 10
 """At a stop, a disk that takes nothing gets this long; then the loss is logged rather than the stop refused."""
 WAVE_EXPIRY_S: Final = 5
 OBS_EXPIRY_S: Final = 3_600
-MAX_PENDING: Final = 20_000
-"""Drafts waiting for a disk that does not answer: five minutes of 32 streams; then the links are held up."""
 _CONTENT: Final = {"obs": SCHEMA_OBS, "strip": SCHEMA_STRIP, "event": SCHEMA_EVENT}
 _log = Log("gateway")
 T = TypeVar("T")
@@ -66,16 +67,18 @@ class Gateway:
         self._id = settings.gateway.id
         self._session = secrets.token_hex(8)
         self._started = clock.now()
-        self._outbox = Outbox(Path(settings.gateway.outbox))
+        max_bytes = settings.gateway.outbox_max_mb * 1_000_000
+        self._outbox = Outbox(Path(settings.gateway.outbox), max_bytes=max_bytes, clock=clock)
+        self._outbox.account = self._account
         self._disk = ThreadPoolExecutor(1, "outbox")
-        self._pending: list[Draft] = []
-        self._commits: set[asyncio.Task[None]] = set()
-        self._give_up_at = 0
-        self.outbox_faults = 0
+        self._losses = Losses()
+        self._intake = Intake(self._keep, clock, self._losses)
+        self._disk_faults = 0
+        self._told: tuple[object, ...] = ()
         self._inbox = asyncio.Event()
         self._must_republish = asyncio.Event()
         self._broker = make_broker(
-            will=Will(self._topics.gateway_status(self._id), self._status(online=False)),
+            will=Will(self._topics.gateway_status(self._id), self._farewell_status()),
             subscriptions=[(self._topics.stored(self._id), 1), (self._topics.ingest_status, 1)],
         )
         self._forwarder = Forwarder(self._outbox, self._publish_row, clock, settings.gateway.store_id)
@@ -94,7 +97,9 @@ class Gateway:
         )
         capture = partial(self._capture, device) if self._settings.gateway.capture_dir else None
         connect = partial(self._transport, device, driver)
-        return feed, Runner(feed, driver, options, connect, self._commit, self._clock, capture)
+        # Only over Bluetooth can a device be told "received", and so must wait; a serial line would only overflow.
+        commit = partial(self._commit, hold=driver.transport == "ble")
+        return feed, Runner(feed, driver, options, connect, commit, self._clock, capture)
 
     def _transport(self, device: Device, driver: Driver) -> Transport:
         if isinstance(driver.spec, BleSpec):
@@ -118,85 +123,79 @@ class Gateway:
         _log.info("gateway started", gateway=self._id, devices=len(self._devices), backlog=waiting, refused=refused)
         runners = [asyncio.create_task(runner.run()) for _, runner in self._devices]
         chores = [
-            asyncio.create_task(chore)
-            for chore in (self._group_commits(), self._forwards(), self._states(), self._mail())
+            asyncio.create_task(chore) for chore in (self._intake.run(), self._forwards(), self._states(), self._mail())
         ]
         stopped = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait({stopped, *runners, *chores}, return_when=asyncio.FIRST_COMPLETED)
-        self._give_up_at = self._clock.monotonic() + STOP_PATIENCE_S * NS
-        for task in (*runners, *chores, stopped):
+        self._intake.give_up_at(self._clock.monotonic() + STOP_PATIENCE_S * NS)
+        for task in (*runners, stopped):
             task.cancel()
-        await asyncio.gather(*runners, return_exceptions=True)
+        await asyncio.gather(*runners, return_exceptions=True)  # while the chores still commit what they hand on
+        for task in chores:
+            task.cancel()
         await asyncio.gather(*chores, return_exceptions=True)
         await self._farewell()
         for task in done - {stopped}:
             task.result()  # a part that ended by itself ended by a bug: let it be seen
 
     async def _farewell(self) -> None:
-        await asyncio.gather(*self._commits, return_exceptions=True)
-        await asyncio.gather(self._commit_group(), return_exceptions=True)
+        await self._intake.finish()
         for feed, _ in self._devices:
             feed.set_state("off", "gateway stopped", self._clock.now())
             self._publish_retained(feed)
-        self._broker.publish(self._topics.gateway_status(self._id), self._status(online=False), qos=1, retain=True)
+        self._broker.publish(self._topics.gateway_status(self._id), self._farewell_status(), qos=1, retain=True)
         await asyncio.sleep(0.2)  # paho's thread needs a moment to write what was handed to it
         await asyncio.to_thread(self._broker.stop)
         self._disk.shutdown()
         self._outbox.close()
-        _log.info("gateway stopped", gateway=self._id)
+        _log.info("gateway stopped", gateway=self._id, commits=self._outbox.commits)
 
     # -- outbox ----------------------------------------------------------------------------------------------
 
     async def _on_disk(self, call: Callable[..., T], *args: object) -> T:
         """All use of the outbox, one call after the other, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._disk, partial(call, *args))
+        return await asyncio.get_running_loop().run_in_executor(self._disk, partial(self._guarded, call, *args))
 
-    async def _commit(self, output: Output) -> None:
+    def _guarded(self, call: Callable[..., T], *args: object) -> T:
+        """A file that turns out to be damaged is replaced, and the call made again."""
+        try:
+            return call(*args)
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self._outbox.renew(error)
+            self._forwarder.reconnected()
+            return call(*args)
+
+    async def _commit(self, output: Output, *, hold: bool = True) -> None:
         for topic, payload in output.live:
             self._broker.publish(topic, payload, expiry_s=WAVE_EXPIRY_S)
-        urgent = [draft for draft in output.drafts if draft.urgent]
-        self._pending += [draft for draft in output.drafts if not draft.urgent]
-        if urgent:
-            await self._durably(urgent)
-        if len(self._pending) > MAX_PENDING:
-            await self._commit_group()
+        await self._intake.take(output.drafts, hold=hold)
 
-    async def _group_commits(self) -> None:
-        while True:
-            await asyncio.sleep(GROUP_COMMIT_S)
-            await self._commit_group()
+    async def _keep(self, drafts: Sequence[Draft]) -> None:
+        if drafts or self._forwarder.unsettled:
+            self._losses.aged_out(await self._on_disk(self._store, drafts))
 
-    async def _commit_group(self) -> None:
-        drafts, self._pending = self._pending, []
-        if drafts:
-            await self._durably(drafts)
-
-    async def _durably(self, drafts: list[Draft]) -> None:
-        """A stop cancels whoever waits here, never the commit itself: `_farewell` waits for those under way."""
-        commit = asyncio.create_task(self._store_patiently(drafts))
-        self._commits.add(commit)
-        commit.add_done_callback(self._commits.discard)
-        await asyncio.shield(commit)
-
-    async def _store_patiently(self, drafts: list[Draft]) -> None:
-        """A disk that refuses holds the link up and is tried again: nothing that was received is dropped."""
-        while True:
-            try:
-                return await self._on_disk(self._store, drafts)
-            except sqlite3.Error as error:
-                self.outbox_faults += 1
-                _log.error("outbox not writable, trying again", rows=len(drafts), error=error)
-                if self._give_up_at and self._clock.monotonic() > self._give_up_at:
-                    _log.error("stopped with readings that no disk took", rows=len(drafts))
-                    raise
-                await asyncio.sleep(DISK_RETRY_S)
-
-    def _store(self, drafts: list[Draft]) -> None:
+    def _store(self, drafts: Sequence[Draft]) -> AgedOut:
         """In the outbox's thread: identity, commit, publish."""
+        return self._forwarder.commit(self._finish(drafts))
+
+    def _finish(self, drafts: Sequence[Draft]) -> list[Row]:
+        """What a bug of ours made unfit for a message must not hold up all the others for ever."""
         now = self._clock.now()
-        rows = [draft.finish(*self._outbox.stamp(), now) for draft in drafts]
-        self._outbox.put(rows)
-        self._forwarder.fresh(rows)
+        rows = []
+        for draft in drafts:
+            try:
+                rows.append(draft.finish(*self._outbox.stamp(), now))
+            except Exception:  # noqa: BLE001
+                self._losses.rows += 1
+                _log.exception("message cannot be encoded", topic=draft.topic)
+        return rows
+
+    def _account(self, aged: AgedOut) -> list[Row]:
+        counts = {kind: len(rows) for kind, rows in aged._asdict().items()}
+        _log.error("outbox full", budget_mb=self._settings.gateway.outbox_max_mb, **counts)
+        return self._finish(aged_out_events(aged, self._clock.now()))
 
     # -- broker ----------------------------------------------------------------------------------------------
 
@@ -212,7 +211,16 @@ class Gateway:
         while True:
             await asyncio.sleep(PUMP_S)
             if self._broker.connected:
-                await self._on_disk(self._forwarder.pump)
+                await self._unless_refused(self._forwarder.pump)
+
+    async def _unless_refused(self, call: Callable[[], T]) -> T | None:
+        """What can wait for a disk that does not answer: it is asked again before long."""
+        try:
+            return await self._on_disk(call)
+        except sqlite3.Error as error:
+            self._disk_faults += 1
+            _log.error("outbox not readable", error=error)
+            return None
 
     async def _mail(self) -> None:
         while True:
@@ -239,7 +247,7 @@ class Gateway:
             _log.error("message not understood", topic=message.topic, error=error)
         except sqlite3.Error as error:
             # The rows stay, are sent again, and come back as duplicates: a receipt that is lost costs nothing.
-            self.outbox_faults += 1
+            self._disk_faults += 1
             _log.error("receipt not applied", error=error)
 
     # -- retained states -------------------------------------------------------------------------------------
@@ -252,6 +260,7 @@ class Gateway:
             everything = beat >= STATUS_S
             if everything:
                 beat = 0.0
+                await self._unless_refused(self._outbox.give_back)
             if self._broker.connected:
                 await self._publish_states(everything=everything)
 
@@ -259,21 +268,48 @@ class Gateway:
         for feed, _ in self._devices:
             if everything or feed.changed:
                 self._publish_retained(feed)
-        if everything:
-            counts = await self._on_disk(self._outbox.counts)
-            status = self._status(online=True, counts=counts)
-            self._broker.publish(self._topics.gateway_status(self._id), status, qos=1, retain=True)
+        news = self._news()
+        if everything or news != self._told:
+            self._told = news
+            waiting, refused = await self._unless_refused(self._outbox.counts) or (0, 0)
+            payload = msgspec.json.encode(self._status(waiting, refused))
+            self._broker.publish(self._topics.gateway_status(self._id), payload, qos=1, retain=True)
 
     def _publish_retained(self, feed: DeviceFeed) -> None:
         feed.changed = False
         for topic, payload in feed.retained():
             self._broker.publish(topic, payload, qos=1, retain=True)
 
-    def _status(self, *, online: bool, counts: tuple[int, int] = (0, 0)) -> bytes:
-        forwarder = getattr(self, "_forwarder", None)
-        off = None if forwarder is None or forwarder.clock_off_ns is None else forwarder.clock_off_ns // NS_PER_MS
-        status = GatewayStatus(VERSION, self._session, online, self._started, self._clock.now(), *counts, off)
-        return msgspec.json.encode(status)
+    def _news(self) -> tuple[object, ...]:
+        """What is told at once and not with the next beat: ingest binds no reading of a clock that is off."""
+        off = self._forwarder.clock_off_ns
+        clock_is_off = off is not None and abs(off) > CLOCK_OFF_S * NS
+        return clock_is_off, self._intake.fault, self._outbox.set_aside, self._losses.strips > 0
+
+    def _status(self, waiting: int, refused: int) -> GatewayStatus:
+        off = self._forwarder.clock_off_ns
+        return GatewayStatus(
+            VERSION,
+            self._session,
+            True,
+            self._started,
+            self._clock.now(),
+            waiting,
+            refused,
+            None if off is None else off // NS_PER_MS,
+            in_memory=self._intake.in_memory,
+            outbox_fault=self._intake.fault,
+            set_aside=self._outbox.set_aside,
+            aged_out_strips=self._losses.strips,
+            aged_out_s={key: round(seconds, 1) for key, seconds in self._losses.seconds.items()},
+            aged_out_rows=self._losses.rows,
+            foreign_receipts=self._forwarder.foreign_receipts,
+            denied=self._broker.denied,
+        )
+
+    def _farewell_status(self) -> bytes:
+        """Also the last will, which is made at the start and can know nothing."""
+        return msgspec.json.encode(GatewayStatus(VERSION, self._session, False, self._started, self._clock.now()))
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

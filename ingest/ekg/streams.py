@@ -13,8 +13,9 @@ from vitals.messages import StripMessage
 
 ANALYSED: Final = frozenset({"ekg"})
 """Metrics that carry beats. Other signals are stored and their gaps counted."""
-MAX_SIGNALS: Final = 1024
-"""Signals with a state of their own; the one longest silent gives way. The design load is 32 a gateway."""
+MAX_SIGNALS: Final = 256
+"""Signals of one gateway with a state of their own; its own longest silent one gives way, never another gateway's. The
+design load is 32. (Ingest takes so many gateways: `ingest/quota.py`.)"""
 CLOCK_SLACK: Final = NS
 """A new link-up's first sample may seem to lie before the old one's last by the error of the fitted times."""
 
@@ -44,7 +45,7 @@ class Streams:
     """By gateway, device and metric. A strip that came before is never analysed twice."""
 
     def __init__(self) -> None:
-        self._signals: OrderedDict[tuple[str, str, str], _Signal] = OrderedDict()
+        self._gateways: dict[str, OrderedDict[tuple[str, str], _Signal]] = {}
 
     def resume(self, tail: StripTail) -> None:
         """After a restart: gaps, and strips that were analysed before, are seen against the newest stored strip."""
@@ -74,22 +75,28 @@ class Streams:
         """Gaps that nothing filled in time."""
         return [
             Lost(signal.address, metric, seconds, signal.simulated)
-            for (_, _, metric), signal in self._signals.items()
+            for signals in self._gateways.values()
+            for (_, metric), signal in signals.items()
             for seconds in signal.coverage.due(now)
         ]
 
     def missing(self) -> dict[str, float]:
         """Seconds not received since the start, by `gateway/device/metric`; those still open included."""
-        found = {"/".join(key): s.coverage.missing_s + s.coverage.open_s for key, s in self._signals.items()}
+        found = {
+            "/".join((gateway, *key)): s.coverage.missing_s + s.coverage.open_s
+            for gateway, signals in self._gateways.items()
+            for key, s in signals.items()
+        }
         return {key: seconds for key, seconds in found.items() if seconds > 0}
 
     def _signal(self, address: Address, metric: str) -> _Signal:
-        key = (address.gateway, address.device, metric)
-        signal = self._signals.pop(key, None) or _Signal(address)
+        key = (address.device, metric)
+        signals = self._gateways.setdefault(address.gateway, OrderedDict())
+        signal = signals.pop(key, None) or _Signal(address)
         signal.address = address
-        self._signals[key] = signal
-        if len(self._signals) > MAX_SIGNALS:
-            self._signals.popitem(last=False)
+        signals[key] = signal
+        if len(signals) > MAX_SIGNALS:
+            signals.popitem(last=False)
         return signal
 
 

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from vitals import log
+from vitals.cli.provision import commands as provision
 from vitals.errors import VitalsError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Exam-room device readings, from the device's bytes to a live board. Not a medical device; no diagnosis.",
 )
+app.add_typer(provision.app, name="provision")
 Config = Annotated[
     Path, typer.Option("--config", "-c", envvar="VITALS_CONFIG", help="The settings file (docs/settings.md).")
 ]

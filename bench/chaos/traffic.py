@@ -1,0 +1,141 @@
+"""A client of the harness on the broker: listens to everything, says again what it heard, and says what is wrong."""
+
+import random
+import threading
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from vitals.messages import MAX_PAYLOAD
+
+HEARD: Final = 400
+"""Messages kept to be said again: some minutes old ones and some that are under way."""
+TWICE: Final = 2
+
+
+class Traffic:
+    """`doubled` are alerts that were raised again, with the same beginning, after they had ended."""
+
+    def __init__(self, site: str, port: int) -> None:
+        self._root = f"vitals/v1/{site}"
+        self._heard: deque[tuple[str, bytes]] = deque(maxlen=HEARD)
+        self._guard = threading.Lock()
+        self._standing: dict[str, Any] = {}
+        self._ended: dict[str, set[Any]] = {}
+        self.raised = 0
+        self.doubled: list[str] = []
+        self.repeated = 0
+        self.poisoned = 0
+        self.forged = 0
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="chaos", protocol=mqtt.MQTTv5)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.on_connect = self._on_connect
+        self._client.on_message = self._on_message
+        self._client.connect_async("127.0.0.1", port)
+        self._client.loop_start()
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_connect(self, client: mqtt.Client, *_rest: Any) -> None:
+        self._standing.clear()
+        # What we say ourselves is not heard, or it would be said again without end.
+        options = SubscribeOptions(qos=1, noLocal=True)
+        up = [f"{self._root}/up/+/+/+/{leaf}" for leaf in ("obs", "strip", "event")]
+        client.subscribe([(topic, options) for topic in (*up, f"{self._root}/core/+/alert/+")])
+
+    def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+        with self._guard:
+            payload = bytes(message.payload)
+            if "/alert/" in message.topic:
+                self._alert(message.topic, payload, retained=message.retain)
+            else:
+                self._heard.append((message.topic, payload))
+
+    def _alert(self, topic: str, payload: bytes, *, retained: bool) -> None:
+        """A retained one is a state; the others are changes."""
+        said = msgspec.json.decode(payload) if payload else None
+        before = self._standing.pop(topic, None)
+        if said is None:
+            if before is not None:
+                self._ended.setdefault(topic, set()).add(before["since"])
+            return
+        self._standing[topic] = said
+        if before is None and not retained:
+            self.raised += 1
+            if said["since"] in self._ended.get(topic, ()) and not said["technical"]:
+                self.doubled.append(topic)
+
+    def standing(self) -> set[str]:
+        """`room/id` of every alert that stands."""
+        with self._guard:
+            topics = [topic.split("/") for topic in self._standing]
+        return {f"{parts[-3]}/{parts[-1]}" for parts in topics}
+
+    def replay(self, seed: int) -> None:
+        """All that was heard lately, each twice, in another order."""
+        with self._guard:
+            again = list(self._heard) * TWICE
+        random.Random(seed).shuffle(again)
+        for topic, payload in again:
+            self._client.publish(topic, payload, qos=1)
+        self.repeated += len(again)
+
+    def forge(self, gateway: str, rows: list[tuple[str, int]], now: int) -> None:
+        """A receipt of another store for rows that wait: the gateway must not believe it."""
+        outcomes = [(epoch, seq, "stored") for epoch, seq in rows]
+        receipt = {"v": 1, "store_id": "another store", "now": now, "outcomes": outcomes}
+        self._client.publish(f"{self._root}/down/{gateway}/stored", msgspec.json.encode(receipt), qos=1)
+        self.forged += len(rows)
+
+    def poison(self, seed: int) -> None:
+        """What cannot be read, is too large, or comes from the future, on the topics of real devices."""
+        rng = random.Random(seed)
+        for leaf, payload in POISON:
+            topic = f"{self._root}/up/gateway-{rng.randint(1, 2)}/{rng.randint(1, 8)}/ekg-openview-1/{leaf}"
+            self._client.publish(topic, payload, qos=1)
+        for topic, payload in (
+            (f"{self._root}/core/ingest/status", b'{"v": 1, "session": 5}'),
+            (f"{self._root}/down/gateway-1/stored", b"\x00\xff"),
+            (f"{self._root}/core/1/assoc", b"[[[["),
+            (f"{self._root}/up/UPPER case/1/x/obs", b"{}"),
+        ):
+            self._client.publish(topic, payload, qos=1)
+        self.poisoned += len(POISON) + 4
+
+
+_ROW: Final = {"epoch": "poison", "seq": 1}
+_READING: Final = {
+    "v": 1, "id": "poison", **_ROW, "driver": "x", "t_determined": 1_700_000_000_000_000_000, "uncertainty_ms": 1,
+    "observation": {
+        "kind": "temp", "t_received": 1_700_000_000_000_000_000,
+        "quantities": {"temp": {"value": 37.0, "raw": "37.0", "raw_unit": "Cel"}},
+    },
+}  # fmt: skip
+
+
+def _changed(**fields: object) -> bytes:
+    return msgspec.json.encode(_READING | fields)
+
+
+POISON: Final[list[tuple[str, bytes]]] = [
+    ("obs", b"{"),
+    ("obs", b"[" * 5_000),
+    ("obs", b"x" * (MAX_PAYLOAD + 1)),
+    ("obs", _changed(v=99)),
+    ("obs", _changed(v=0)),
+    ("obs", _changed(t_determined=1)),
+    ("obs", _changed(id="")),
+    ("obs", _changed(observation={"kind": "temp", "t_received": 1, "quantities": {"no such": {"value": 1}}})),
+    ("obs", b"[" + _changed(v=2) + b",17," + b'"text"]'),
+    ("strip", b"\xc1\xff\x00"),
+    ("strip", msgspec.msgpack.encode(_READING | {"v": 99})),
+    ("event", b"null"),
+    ("event", msgspec.json.encode({"v": 1, **_ROW, "code": 7})),
+]
+"""(leaf, payload): none of them may come to be stored."""
