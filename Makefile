@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test fast check format screenshots clean
+.PHONY: demo test fast soak check format screenshots clean
 
 demo: $(VENV)/.demo
 	$(BIN)/vitals demo $(ARGS)
@@ -16,6 +16,11 @@ test: $(VENV)/.test
 # Without the parts that need other programs: for the inner loop.
 fast: $(VENV)/.test
 	$(BIN)/pytest -m "not broker and not browser and not slow" $(ARGS)
+
+# The whole road under minutes of seeded faults: make soak ARGS="--seed 3 --minutes 30 --store influx".
+soak: $(VENV)/.test
+	sh tests/install-parts.sh
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .
