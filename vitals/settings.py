@@ -335,7 +335,7 @@ def _unique(path: Path, what: str, values: list[str]) -> None:
 
 _PATHS: Final = frozenset(
     {
-        "outbox", "capture_dir", "path", "state", "rules_file", "air_socket", 
+        "outbox", "capture_dir", "path", "state", "rules_file", "air_socket",
         "ca_file", "cert_file", "key_file", "password_file", "token_file",
         "port", "link",
     }
