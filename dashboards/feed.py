@@ -24,7 +24,8 @@ VERSION: Final = 1
 MAX_JSON: Final = 400
 MAX_EKG: Final = 10
 MERGE_MS: Final = 250
-"""Continuous values of a room are merged: at most four messages a second."""
+"""A continuous value is told at once, but once in each such turn: a second one waits for the turn's end, merged with
+whatever follows, so a fast device costs four messages a second. One value a second, as most send, never waits."""
 FRAME_MS: Final = 100
 BEAT_MS: Final = 1000
 EKG_SILENT_S: Final = 3
@@ -109,6 +110,8 @@ class Feed:
         self.clients: set[Client] = set()
         self._clinic, self._page, self._zone = clinic, page, zone
         self._pending: dict[str, set[str]] = {}
+        self._told: set[tuple[str, str]] = set()
+        """Room and key of what was told in this turn of MERGE_MS."""
         self._beat = 0
         self._frame = 0
 
@@ -134,12 +137,12 @@ class Feed:
         self.tell(self.rooms.link(up, why, now), now)
 
     def tell(self, changes: Iterable[Change], now: Instant) -> None:
-        """Send what is urgent, each thing once however often it changed; keep the rest for `flush`."""
+        """Send what may go at once, each thing once however often it changed; keep the rest for `flush`."""
         urgent: dict[str, None] = {}
         for change in dict.fromkeys(changes):
             if change.what == "obs":
                 self._pending.setdefault(change.room, set()).add(change.key)
-                if change.urgent:
+                if change.urgent or (change.room, change.key) not in self._told:
                     urgent[change.room] = None
             elif change.what == "room":
                 self._pending.pop(change.room, None)
@@ -157,6 +160,7 @@ class Feed:
 
     def flush(self) -> None:
         """Each MERGE_MS: the continuous values that waited."""
+        self._told.clear()
         for room in list(self._pending):
             self._flush_room(room)
 
@@ -164,6 +168,7 @@ class Feed:
         keys = self._pending.pop(room, set())
         if not keys:
             return
+        self._told.update((room, key) for key in keys)
         obs = self.rooms.rooms[room].obs
         self._event({"t": "obs", "room": room, "obs": {key: obs[key] for key in sorted(keys)}})
 

@@ -32,10 +32,16 @@ Quirks, each with a vector:
   given as beyond the limit. Numbers above FFFF are in no source and give no reading.
 - The record's index counts from the newest, so it moves with each test: it is no record number and none is given; time
   and value tell a record. A test taken while the memory is read moves all by one: one record comes twice and is
-  dropped, and the new one is read in the next round.
-- A round is made again every 30 s while the meter is on the cable, up to the newest record of the round before.
+  dropped, the oldest falls behind the count that was read, and perhaps the new one before its beginning. So a round
+  that meets the newest record of the round before ends there only if as many were passed as the meter has.
+- A round is made again every 20 s while the meter is on the cable, up to the newest record of the round before. A few
+  seconds without a word and the meter shows its idle screen, where a strip can be put in: a round takes about one
+  second, so it rests for most of the time, and a test is here within half a minute. What a round costs its battery is
+  in no source.
 - No meter on the cable is no fault: the disconnect is sent until one answers.
-- Control solution is not marked in this model's memory: every record is from memory (historical).
+- Control solution is not marked in this model's memory: it passes for blood.
+- Every record is given as from memory (historical), newest first, after the clock as it was read in that round: by it
+  the gateway tells what was tested just now (drivers/core/times.py).
 """
 
 import re
@@ -80,8 +86,8 @@ ANSWER_NS: Final = NS
 TRIES: Final = 3
 PROBE_NS: Final = 2 * NS
 """Between two disconnects to a cable without a meter."""
-REST_NS: Final = 30 * NS
-"""Between two rounds: the meter shows its idle screen meanwhile."""
+REST_NS: Final = 20 * NS
+"""Between two rounds: see the quirks above."""
 
 BAD_CHECKSUM: Final = "bad_checksum"
 NO_ANSWER: Final = "no_answer"
@@ -90,6 +96,14 @@ UNEXPECTED_FRAME: Final = "unexpected_frame"
 DISCONNECTED: Final = "disconnected"
 
 Stage: TypeAlias = Literal["probe", "serial", "clock", "count", "record", "rest"]
+
+
+class Round(NamedTuple):
+    """A round that reached its end: whose memory, its newest record, and how many records of it are known."""
+
+    serial: str
+    newest: bytes
+    known: int
 
 
 class Frame(NamedTuple):
@@ -158,9 +172,9 @@ class _Session:
         self._count = 0
         self._index = 0
         self._before = b""  # the record before, to drop one that comes twice
+        self._twice = 0
         self._newest = b""
-        self._done: tuple[str, bytes] = "", b""
-        """Serial number and newest record of the last round that reached its end."""
+        self._done = Round("", b"", 0)
 
     def start(self) -> list[Event]:
         return [Send(build(DISCONNECT))]
@@ -270,11 +284,12 @@ class _Session:
             clock = wall_time(Cursor(body).u32())
             self._info = msgspec.structs.replace(self._info, clock=clock, clock_read_at=self._now)
             self._info_told = False
-            told = self._tell() if self._info.serial != self._done[0] else []
+            told = self._tell() if self._info.serial != self._done.serial else []
             return [*told, *self._ask_record("count", NO_RECORD)]
         if self._stage == "count" and head == COUNT and len(body) == 2 and Cursor(body).u16() <= MAX_RECORDS:
             self._count, self._index = Cursor(body).u16(), 0
             self._before = self._newest = b""
+            self._twice = 0
             return self._next_record()
         if self._stage == "record" and head == OK and len(body) == 8 and body[6:] == b"\0\0":
             return self._record(body, raw)
@@ -293,10 +308,11 @@ class _Session:
 
     def _record(self, body: bytes, raw: bytes) -> list[Event]:
         self._newest = self._newest or body
-        if (self._info.serial, body) == self._done:
-            return self._finish()
+        if (self._info.serial, body) == self._done[:2] and self._passed + self._done.known >= self._count:
+            return self._finish(self._count)
         self._index += 1
         if body == self._before:
+            self._twice += 1
             return self._next_record()
         self._before = body
         cursor = Cursor(body)
@@ -311,10 +327,15 @@ class _Session:
         return [*self._tell(), observation, *self._next_record()]
 
     def _next_record(self) -> list[Event]:
-        return self._ask_record("record", self._index) if self._index < self._count else self._finish()
+        return self._ask_record("record", self._index) if self._index < self._count else self._finish(self._passed)
 
-    def _finish(self) -> list[Event]:
-        self._done = self._info.serial, self._newest
+    @property
+    def _passed(self) -> int:
+        """How many records this round has come past."""
+        return self._index - self._twice
+
+    def _finish(self, known: int) -> list[Event]:
+        self._done = Round(self._info.serial, self._newest, known)
         return self._goodbye()
 
     def _goodbye(self) -> list[Event]:

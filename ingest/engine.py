@@ -49,10 +49,14 @@ _NO_SIDE: Final = {"low": Why.NO_LOW, "high": Why.NO_HIGH}
 
 
 class Columns(NamedTuple):
-    """One row a quantity. Ages are NaN, codes UNKNOWN, where nobody knows; `comparator` is -1 "<", 0 none, 1 ">"."""
+    """One row a quantity. Ages are NaN, codes UNKNOWN, where nobody knows; `comparator` is -1 "<", 0 none, 1 ">".
+
+    `second` is the value in the metric's second unit (rules.SECOND_UNITS), where the device reported in that; else NaN.
+    """
 
     metric: Codes
     value: Floats
+    second: Floats
     comparator: Codes
     age_years: Floats
     age_days: Floats
@@ -67,6 +71,7 @@ class Columns(NamedTuple):
         return Columns(
             self.metric[rows],
             self.value[rows],
+            self.second[rows],
             self.comparator[rows],
             self.age_years[rows],
             self.age_days[rows],
@@ -130,7 +135,7 @@ class Engine:
         populations: dict[tuple[object, ...], tuple[Bools, Bools, Codes]] = {}
         values = self._rounded(code, columns.value)
         for no, rule in self._of_metric[code]:
-            met, known = _compare(rule, values, columns.comparator)
+            met, known = _compare(rule, values, columns.second, columns.comparator)
             if rule.population not in populations:
                 populations[rule.population] = _population(rule, columns, self._tables[no])
             fits, maybe, why = populations[rule.population]
@@ -157,15 +162,22 @@ def round_half_up(values: Floats, decimals: int) -> Floats:
     return rounded
 
 
-def _compare(rule: Rule, values: Floats, comparator: Codes) -> tuple[Bools, Bools]:
-    """(limit passed, known whether it is). "> 600" passes ">= 400" for certain and leaves "< 700" open."""
+def _compare(rule: Rule, values: Floats, second: Floats, comparator: Codes) -> tuple[Bools, Bools]:
+    """(limit passed, known whether it is). "> 600" passes ">= 400" for certain and leaves "< 700" open.
+
+    A row with a limit in the second unit is compared in the unit that was reported.
+    """
     operation = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}[rule.op]
-    met: Bools = operation(values, rule.value)
+    limit: Floats | float = rule.value
+    if rule.value_alt is not None:
+        other = np.isnan(second)
+        values, limit = np.where(other, values, second), np.where(other, rule.value, rule.value_alt)
+    met: Bools = operation(values, limit)
     known: Bools = np.isfinite(values)
     side = 1 if rule.high else -1
     # The reading lies beyond its own limit: on the rule's side a limit not passed may still be; a limit passed is
     # passed, as is one equal to the meter's. On the other side what is passed at the limit may not be, further on.
-    met = met | ((comparator == side) & (values == rule.value))
+    met = met | ((comparator == side) & (values == limit))
     known = known & ~((comparator == side) & ~met) & ~((comparator == -side) & met)
     return met & known, known
 

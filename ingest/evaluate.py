@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 
 from ingest.associations import age_days, age_years
-from ingest.engine import CODES, SEXES, UNKNOWN, Columns, Engine, Why
+from ingest.engine import CODES, SEXES, UNKNOWN, Columns, Engine, Why, round_half_up
 from ingest.plausibility import Doubts, judge, limits_text
 from ingest.pressures import answer_as_one
-from ingest.rules import LEVELS, Quality, RuleSet
+from ingest.rules import LEVELS, SECOND_UNITS, Quality, RuleSet
 from vitals.messages import AssociationMessage, Flag, FlaggedValue
 from vitals.metrics import METRICS
 from vitals.model import Context, Quantity, Validity
+from vitals.units import convert
 
 NORMAL: Final = Flag(interpretation="N", level="normal")
 DATA_ONLY: Final = "flagging is off (data-only profile)"
@@ -96,6 +97,7 @@ class Evaluator:
         return Columns(
             metric=np.array([CODES[metric] for _, metric in cells], np.int16),
             value=np.array([q.value for q in quantities], np.float64),
+            second=np.array([_second(METRICS[m].unit, q) for (_, m), q in zip(cells, quantities, strict=True)]),
             comparator=np.array([_COMPARATORS[q.comparator] for q in quantities], np.int16),
             age_years=rows[0],
             age_days=rows[1],
@@ -163,6 +165,17 @@ class Evaluator:
 
     def _order(self, flag: Flag) -> tuple[int, int]:
         return LEVELS.index(flag.level), self._ranks.get(flag.rule, 0)
+
+
+def _second(unit: str, q: Quantity) -> float:
+    """The value in the metric's second unit as the device showed it, where it reported in that; NaN elsewhere.
+
+    Converted back and rounded to what a display of that unit shows: exactly the number that was reported.
+    """
+    second, decimals = SECOND_UNITS.get(unit, ("", 0))
+    if q.value is None or q.raw_unit != second:
+        return float("nan")
+    return float(round_half_up(np.array([convert(q.value, unit, second)]), decimals)[0])
 
 
 def _person(association: AssociationMessage | None) -> tuple[float, ...]:

@@ -14,12 +14,16 @@ import msgspec
 
 from vitals.errors import SettingsError
 from vitals.messages import Flag, Interpretation, Level
-from vitals.metrics import METRICS
+from vitals.metrics import METRICS, Metric
+from vitals.units import convert
 
 SHIPPED: Final = Path(__file__).with_name("rules.toml")
 Profile: TypeAlias = Literal["clinic", "demo", "data-only"]
 Side: TypeAlias = Literal["high", "low"]
 Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+SECOND_UNITS: Final[dict[str, tuple[str, int]]] = {"mg/dL": ("mmol/L", 1)}
+"""By a metric's unit: the other unit that devices report it in and limits are published in, and its decimals on a
+display. A pair of limits is no conversion: 10.0 mmol/L is 180.16 mg/dL, and the pair is 180 and 10.0."""
 Years: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=150)]
 
 LEVELS: Final[tuple[Level, ...]] = ("normal", "notice", "abnormal", "critical")
@@ -35,6 +39,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     unit: str
     op: Literal[">", ">=", "<", "<="]
     value: float
+    value_alt: float | None = None
+    unit_alt: str = ""
     level: Literal["notice", "abnormal", "critical"]
     text: Text
     source: Text
@@ -184,6 +190,7 @@ def _check_rule(rule: Rule) -> list[str]:
             problems.append(
                 f"limit {rule.value:g} is no possible value of {metric} ({row.hard[0]:g} to {row.hard[1]:g})"
             )
+        problems += _check_alt(rule, row)
     if rule.min_age_years is not None and rule.max_age_years is not None and rule.min_age_years > rule.max_age_years:
         problems.append(f"min_age_years {rule.min_age_years} is above max_age_years {rule.max_age_years}")
     if rule.sites is not None and set(rule.sites) & set(rule.not_sites):
@@ -191,6 +198,18 @@ def _check_rule(rule: Rule) -> list[str]:
     if bool(rule.approved_by) != bool(rule.approved_on):
         problems.append("approved_by and approved_on belong together")
     return problems
+
+
+def _check_alt(rule: Rule, row: Metric) -> list[str]:
+    """The limit in the second unit must be the same limit, rounded: a slip there would flag by another one."""
+    if rule.value_alt is None and not rule.unit_alt:
+        return []
+    unit, decimals = SECOND_UNITS.get(row.unit, ("", 0))
+    if rule.value_alt is None or not unit or rule.unit_alt != unit:
+        return [f"value_alt and unit_alt belong together, and beside {row.unit!r} the unit is {unit or 'none'!r}"]
+    if abs(convert(rule.value, row.unit, unit) - rule.value_alt) > 10.0**-decimals:
+        return [f"{rule.value_alt:g} {unit} is not {rule.value:g} {row.unit}"]
+    return []
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:

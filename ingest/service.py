@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from ingest.pipeline import Pipeline
 from ingest.rules import load_rules
 from ingest.store.contract import Store
-from ingest.store.sqlite import SqliteStore
+from ingest.store.opening import open_store
 from ingest.work import Publication, Work
 from ingest.writer import Writer
 from vitals.broker import Message, Will
@@ -66,11 +66,6 @@ class BrokerFactory(Protocol):
     def __call__(
         self, *, subscriptions: Sequence[tuple[str, int]], will: Will, on_connect: Callable[[], None]
     ) -> BrokerPort: ...
-
-
-def open_store(settings: Settings) -> Store:
-    """The store the settings name. Raises StoreError."""
-    return SqliteStore(Path(settings.ingest.store.path))
 
 
 def run(

@@ -11,7 +11,7 @@ from typing import Final
 
 from simulators.core.blood_pressure import NAN, Reading, encode_cuff_pressure, pressure
 from simulators.core.gatt import Characteristic, Property, Service
-from simulators.core.handover import FIRST, Handover, about
+from simulators.core.handover import BATTERY, DAYS_OFF, FIRST, LOW_BATTERY, Handover, about
 from simulators.core.physiology import State
 from simulators.core.registry import Setup, SimulatedKind
 from vitals.clock import NS, Instant
@@ -37,7 +37,7 @@ class Cuff(Handover):
         features = Characteristic("2a49", Property.READ, (0b11111).to_bytes(2, "little"))
         measured = Characteristic(self.measurement, Property.INDICATE)
         inflating = Characteristic(self.intermediate, Property.NOTIFY)
-        self.table = (Service("1810", (measured, inflating, features)), *about(self.name, setup.seed))
+        self.table = (Service("1810", (measured, inflating, features)), *about(self.name, setup))
 
     @property
     def advertising(self) -> bool:
@@ -56,7 +56,7 @@ class Cuff(Handover):
         stamp = self._stamp(at)
         if self._rng.random() < float(options["fail_rate"]):
             return Reading(NAN, NAN, NAN, kpa, stamp, NAN, None, 0).encode()
-        moved = self._rng.random() < float(options["motion_rate"])
+        moved = self._rng.random() < float(options["motion_rate"]) or state.motion
         # Oscillometry repeats to a few mmHg on one arm.
         error = self._rng.normal(0.0, 1.5, 2)
         sys, dia = state.sys + float(error[0]), state.dia + float(error[1])
@@ -93,5 +93,7 @@ SIMULATOR: Final = SimulatedKind(
         Option("clock_skew_s", float, "How far the cuff's clock is ahead.", 0.0),
         Option("fail_rate", float, "Share of runs that fail (all values NaN), 0 to 1.", 0.0),
         Option("motion_rate", float, "Share of runs with body movement reported, 0 to 1.", 0.0),
+        BATTERY,
     ),
+    tricks={"wrong_clock": DAYS_OFF, "wrong_unit": {"unit": "kPa"}, "low_battery": LOW_BATTERY, "motion": {}},
 )

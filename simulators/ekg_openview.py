@@ -8,7 +8,8 @@ v4, type 2, 20 bytes, one a sample: ECG s16, respiration s16, IR s32, red s32, t
 rate, SpO2, heart rate, 80, 120 (constants: placeholders of a blood pressure), ADS1292R status (low 5 bits: lead off;
 ECG, respiration and the rates are 0 then). v5, type 3, 50 bytes: 8 ECG s32, 4 bioimpedance s32 at half the rate, heart
 rate, respiration rate; type 4, 19 bytes: 8 PPG s16 at 100 Hz, temperature s16, SpO2. ADS1292R, type 2, 8 bytes: ECG,
-respiration, heart rate, respiration rate, all s16. Boards send on their own and answer nothing.
+respiration, heart rate, respiration rate, all s16. Boards send on their own and answer nothing. No packet says that
+the patient moves, how full a battery is or what time it is: motion is in the signal alone.
 """
 
 from collections import deque
@@ -209,4 +210,5 @@ SIMULATOR: Final = SimulatedKind(
         Option("rate_hz", float, "EKG samples a second.", 125.0),
         Option("uv_per_count", float, "Microvolt a count; tell the driver the same.", 5.0),
     ),
+    tricks={"lead_off": {}, "motion": {}},
 )

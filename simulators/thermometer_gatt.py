@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from simulators.core.gatt import Characteristic, Property, Service
-from simulators.core.handover import FIRST, Handover, about
+from simulators.core.handover import BATTERY, DAYS_OFF, FIRST, LOW_BATTERY, Handover, about
 from simulators.core.physiology import State
 from simulators.core.registry import Setup, SimulatedKind
 from vitals.clock import NS, Instant
@@ -82,7 +82,7 @@ class Thermometer(Handover):
         ]
         if static:
             service.append(Characteristic("2a1d", Property.READ, bytes([SITES[site]])))
-        self.table = (Service("1809", tuple(service)), *about(self.name, setup.seed))
+        self.table = (Service("1809", tuple(service)), *about(self.name, setup))
 
     def _glimpse(self, part: float, state: State) -> bytes:
         climbing = state.temp - _BELOW_CEL * math.exp(-5 * part)
@@ -112,5 +112,7 @@ SIMULATOR: Final = SimulatedKind(
         Option("stamp", bool, "Whether readings carry the thermometer's wall time.", True),
         Option("clock_skew_s", float, "How far the thermometer's clock is ahead.", 0.0),
         Option("fail_rate", float, "Share of runs that fail (NaN), 0 to 1.", 0.0),
+        BATTERY,
     ),
+    tricks={"wrong_clock": DAYS_OFF, "wrong_unit": {"unit": "degF"}, "low_battery": LOW_BATTERY},
 )

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.parts import Mosquitto
+from tests.influx_making import NamedStores
+from tests.parts import Influx, Mosquitto
 
 # A busy machine is no counterexample: the properties are about values, not about milliseconds.
 settings.register_profile("vitals", deadline=None)
@@ -20,6 +21,29 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     broker.start()
     yield broker
     broker.kill()
+
+
+@pytest.fixture(scope="session")
+def _influx_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
+    server = Influx(tmp_path_factory.mktemp("influx"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def influx(_influx_server: Influx) -> Iterator[Influx]:
+    """The real InfluxDB engine, one for all tests; each takes a database of its own."""
+    yield _influx_server
+    _influx_server.restore()
+
+
+@pytest.fixture
+def named_influx() -> Iterator[NamedStores]:
+    """The InfluxDB that VITALS_INFLUX_URL names."""
+    stores = NamedStores()
+    yield stores
+    stores.close()
 
 
 def pytest_terminal_summary(terminalreporter) -> None:  # type: ignore[no-untyped-def]

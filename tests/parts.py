@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -86,5 +88,152 @@ class Mosquitto:
             self._process = None
 
     def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return _listening(self.port)
+
+
+_INFLUXD = """\
+reporting-disabled = true
+bind-address = "127.0.0.1:{rpc}"
+[meta]
+dir = "{folder}/meta"
+[data]
+dir = "{folder}/data"
+wal-dir = "{folder}/wal"
+query-log-enabled = false
+[http]
+bind-address = "127.0.0.1:{http}"
+log-enabled = false
+[logging]
+level = "error"
+suppress-logo = true
+[monitor]
+store-enabled = false
+"""
+_NGINX = """\
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log crit;
+events {{}}
+http {{
+  access_log off;
+  client_max_body_size 32m;
+  client_body_buffer_size 8m;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  upstream influx {{ server 127.0.0.1:{http}; keepalive 4; }}
+  map $arg_bucket $db {{ ~^(?<d>[^/%]+)(?:/|%2[Ff])?.*$ $d; }}
+  map $arg_bucket $rp {{ default ""; ~(?:/|%2[Ff])(?<r>.+)$ $r; }}
+  map $arg_precision $prec {{ default n; us u; ms ms; s s; }}
+  map $http_authorization $token_ok {{ default {unknown}; "Token right" 1; }}
+  server {{
+    listen 127.0.0.1:{port};
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Authorization "";
+    default_type application/json;
+    if ($token_ok = 0) {{ return 401 '{{"code":"unauthorized","message":"unauthorized access"}}'; }}
+    location = /api/v2/write {{
+      set $args "db=$db&rp=$rp&precision=$prec"; rewrite ^ /write break; proxy_pass http://influx;
+    }}
+    location / {{ proxy_pass http://influx; }}
+  }}
+}}
+"""
+
+
+class Influx:
+    """The real engine, InfluxDB 1.6, behind an nginx that gives it the write road of InfluxDB 2.
+
+    `url` takes any token; `locked_url` only the token `right`. What 1.6 does not have is not tested by it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._http, rpc, self._port, self._locked = (free_port() for _ in range(4))
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.locked_url = f"http://127.0.0.1:{self._locked}"
+        self._config = folder / "influxd.conf"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._config.write_text(_INFLUXD.format(folder=folder, rpc=rpc, http=self._http), encoding="utf-8")
+        self._proxies = []
+        for port, unknown in ((self._port, 1), (self._locked, 0)):
+            place = folder / f"nginx-{port}"
+            place.mkdir()
+            text = _NGINX.format(folder=place, http=self._http, port=port, unknown=unknown)
+            (place / "nginx.conf").write_text(text, encoding="utf-8")
+            self._proxies.append(place)
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._engine: subprocess.Popen[bytes] | None = None
+        self._databases = 0
+
+    def start(self) -> None:
+        self.start_engine()
+        for place in self._proxies:
+            self._running.append(_quiet("nginx", "-c", str(place / "nginx.conf"), "-p", str(place)))
+        wait_until(lambda: _listening(self._port) and _listening(self._locked), 10, "nginx listening")
+
+    def start_engine(self) -> None:
+        self._engine = _quiet("influxd", "-config", str(self._config))
+        wait_until(lambda: _listening(self._http), 30, "influxd listening")
+
+    def kill_engine(self) -> None:
+        """As kill -9."""
+        if self._engine is not None:
+            self._engine.kill()
+            self._engine.wait()
+            self._engine = None
+
+    def freeze_engine(self) -> None:
+        """It keeps its connections and answers nothing, until `thaw_engine`."""
+        assert self._engine is not None
+        self._engine.send_signal(signal.SIGSTOP)
+
+    def thaw_engine(self) -> None:
+        assert self._engine is not None
+        self._engine.send_signal(signal.SIGCONT)
+
+    def restore(self) -> None:
+        """Running, whatever a test did to it."""
+        if self._engine is None:
+            self.start_engine()
+        self.thaw_engine()
+
+    def stop(self) -> None:
+        self.kill_engine()
+        for process in self._running:
+            process.terminate()
+            process.wait()
+        self._running = []
+
+    def database(self, *, kept: str = "INF") -> str:
+        """A new, empty database; `kept`: how long its default policy keeps rows."""
+        self._databases += 1
+        name = f"db{self._databases}"
+        self.ask(f"CREATE DATABASE {name} WITH DURATION {kept} NAME autogen")
+        return name
+
+    def ask(self, statement: str, database: str = "") -> str:
+        """InfluxQL sent to the engine itself, without our code."""
+        form = urllib.parse.urlencode({"q": statement, "db": database, "epoch": "ns"}).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._http}/query", form, timeout=30) as answer:
+            return str(answer.read().decode())
+
+    def put(self, database: str, lines: str) -> None:
+        """Lines written to the engine itself, without our code."""
+        url = f"http://127.0.0.1:{self._http}/write?db={database}"
+        with urllib.request.urlopen(url, lines.encode(), timeout=30):
+            pass
+
+
+def _quiet(name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    binary = program(name)
+    assert binary is not None
+    return subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

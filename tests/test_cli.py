@@ -130,7 +130,17 @@ def test_help_shows_what_stands_in_brackets(vitals: Vitals) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("gatewya",), ("gateway", "--confg", "x"), ("replay",), ("demo", "--rooms", "99"), ("demo", "x")]
+    "arguments",
+    [
+        ("gatewya",),
+        ("gateway", "--confg", "x"),
+        ("replay",),
+        ("replay", "x.jsonl", "--speed", "-1"),
+        ("decode",),
+        ("scan", "--seconds", "0"),
+        ("demo", "--rooms", "99"),
+        ("demo", "x"),
+    ],
 )
 def test_a_mistyped_command_line_is_explained(vitals: Vitals, arguments: tuple[str, ...]) -> None:
     run = vitals(*arguments)
@@ -243,6 +253,10 @@ def test_the_port_of_the_board_is_taken(tmp_path: Path, vitals: Vitals, command:
         write(tmp_path, f"[board]\nport = {port}\n")
         arguments = ("board",) if command == "board" else ("demo", "--port", str(port), "--folder", "demo")
         assert str(port) in refused(vitals(*arguments), 6)
+
+
+def test_a_capture_that_is_not_there(vitals: Vitals) -> None:
+    assert "nothing.jsonl" in refused(vitals("replay", "nothing.jsonl"), 1)
 
 
 def test_a_record_that_is_not_there(vitals: Vitals) -> None:

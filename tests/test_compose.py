@@ -65,17 +65,27 @@ def test_the_commented_devices_are_right_too(tmp_path: Path) -> None:
     assert wiring.check(settings)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_files_are_on_volumes(settings: Settings, name: str) -> None:
-    """What a part keeps lies on a named volume, and the board sees the store that ingest writes."""
+@pytest.mark.parametrize(("name", "keeps"), [("gateway", "outbox"), ("ingest", "state")])
+def test_files_are_on_volumes(settings: Settings, name: str, keeps: str) -> None:
+    """What a part keeps lies on a named volume."""
     mounts = {path: volume for volume, _, path in (entry.partition(":") for entry in SERVICES[name]["volumes"])}
-    needed = {
-        "gateway": [settings.gateway.outbox],
-        "ingest": [settings.ingest.store.path],
-        "board": [settings.ingest.store.path],
-    }[name]
-    for path in needed:
-        assert mounts[str(Path(path).parent)] in COMPOSE["volumes"]
+    kept = Path(getattr(getattr(settings, name), keeps))
+    assert mounts[str(kept.parent)] in COMPOSE["volumes"]
+    folders = re.findall(r"/var/lib/vitals/\w+", SERVICES[name]["build"]["dockerfile_inline"])
+    assert str(kept.parent) in folders, "the folder must be there, and ours, before the volume is laid over it"
+
+
+def test_the_store_is_the_influxdb_that_is_started(settings: Settings) -> None:
+    store, service = settings.ingest.store, SERVICES["influxdb"]
+    made = service["environment"]
+    assert store.kind == "influx" and "profiles" not in service
+    assert store.url == f"http://influxdb:{service['ports'][0].rpartition(':')[2]}"
+    assert (store.org, store.bucket) == (made["DOCKER_INFLUXDB_INIT_ORG"], made["DOCKER_INFLUXDB_INIT_BUCKET"])
+    assert "DOCKER_INFLUXDB_INIT_RETENTION" not in made, "a reading older than the retention is refused"
+    assert store.token_file == made["DOCKER_INFLUXDB_INIT_ADMIN_TOKEN_FILE"]
+    for name in ("influxdb", "ingest", "board"):
+        assert Path(store.token_file).name in SERVICES[name]["secrets"]
+    assert "influx" not in str(SERVICES["gateway"]["environment"]), "a gateway needs no store"
 
 
 def known(kind: type) -> Iterator[str]:
@@ -173,6 +183,6 @@ def compose_plugin() -> bool:
 
 @pytest.mark.skipif(not compose_plugin(), reason="NOT RUN: docker with its compose plugin is not installed")
 def test_docker_compose_takes_the_file() -> None:
-    command = ["docker", "compose", "-f", str(FILE), "--profile", "influx", "config", "-q"]
+    command = ["docker", "compose", "-f", str(FILE), "--profile", "grafana", "config", "-q"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

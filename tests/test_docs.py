@@ -9,6 +9,10 @@ import typer.main
 from drivers.core import losses
 from drivers.core.link import LossReason
 from drivers.core.registry import load_all
+from simulators.core import scenario
+from simulators.core.mischief import IN_THE_DEVICE, ON_THE_WAY
+from simulators.core.physiology import EFFECTS
+from simulators.core.registry import load_all as load_simulators
 from vitals import errors
 from vitals.cli import app
 from vitals.metrics import METRICS, UNITS_MDC, Metric
@@ -134,3 +138,20 @@ def test_constants_that_a_page_names_are_in_that_file(name: str) -> None:
         stated = re.search(rf"^{constant}\b[^=\n]*= (.+?)\s*(?:#.*)?$", text, flags=re.MULTILINE)
         assert stated, f"{file} has no {constant}"
         assert stated[1].replace("_", "") == value.strip().replace(",", ""), f"{constant} in {file}"
+
+
+def test_scenarios_and_mischief_are_documented() -> None:
+    text = page("docs/scenarios.md")
+    assert [name for name in scenario.names() if f"## `{name}`" not in text or f"scenario-{name}.png" not in text] == []
+    assert [kind for kind in EFFECTS if f"`{kind}`" not in text] == []
+    table = rows(text)
+    assert [trick for trick in ON_THE_WAY if f"{trick}=R" not in table] == []
+    assert [trick for trick in IN_THE_DEVICE if trick not in table] == []
+    for kind in load_simulators().values():
+        assert set(re.findall(r"`(\w+)`", table[kind.name][0])) == set(kind.tricks)
+
+
+def test_the_example_of_the_scenarios_page_is_in_order(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", page("docs/scenarios.md"), flags=re.DOTALL)
+    (tmp_path / "mine.toml").write_text(example, encoding="utf-8")
+    scenario.load(str(tmp_path / "mine.toml"))

@@ -1,4 +1,7 @@
-"""What every driver must do. A new device is tested by existing: a file in drivers/ and one in tests/vectors/."""
+"""What every driver must do. A new device is tested by existing: a file in drivers/ and one in tests/vectors/.
+
+Misbehaving devices are in test_mischief.py, likewise for every driver.
+"""
 
 import ast
 import gc

@@ -242,9 +242,7 @@ def test_a_list_of_messages_is_one_payload(bench: Bench) -> None:
 
 
 def test_cuff_pressure_is_for_eyes_only(bench: Bench) -> None:
-    bench.put(clinic.cuff("1", bench.now, 143))
-    bench.feed.flush()
-    (message,) = bench.read()
+    (message,) = bench.put(clinic.cuff("1", bench.now, 143))
     assert message["obs"]["cuff_pressure"]["v"] == 143
     assert bench.board.rooms.history("1", 0) == []
 
@@ -252,7 +250,25 @@ def test_cuff_pressure_is_for_eyes_only(bench: Bench) -> None:
 # -- merging and counting ----------------------------------------------------------------------------------------
 
 
-def test_continuous_values_are_merged_and_flag_changes_are_not(bench: Bench) -> None:
+def test_a_continuous_value_that_comes_each_second_never_waits(bench: Bench) -> None:
+    for number in (97, 98, 97):
+        bench.clock.advance(1)
+        bench.feed.flush()
+        (message,) = bench.put(clinic.flagged("1", bench.now, {"spo2": clinic.value("spo2", number)}))
+        assert message["obs"]["spo2"]["v"] == number
+
+
+def test_one_value_that_was_told_keeps_no_other_waiting(bench: Bench) -> None:
+    for key in ("spo2", "rr"):
+        bench.put(clinic.flagged("1", bench.now, {key: clinic.value(key, 20)}))
+    bench.clock.advance(1)
+    bench.feed.flush()
+    bench.put(clinic.flagged("1", bench.now, {"rr": clinic.value("rr", 21)}))
+    (message,) = bench.put(clinic.flagged("1", bench.now, {"spo2": clinic.value("spo2", 21)}))
+    assert list(message["obs"]) == ["spo2"]
+
+
+def test_continuous_values_that_come_faster_are_merged_and_flag_changes_are_not(bench: Bench) -> None:
     bench.put(clinic.flagged("1", bench.now, {"spo2": clinic.value("spo2", 97)}))
     for _ in range(5):
         bench.clock.advance(0.05)

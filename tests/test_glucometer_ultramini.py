@@ -1,14 +1,30 @@
-"""What no vector of the glucose meter can show: nothing is ever written to it, and a full memory is read to its end."""
+"""The glucose meter: what no vector of the driver can show, the simulated meter, and the two of them together."""
 
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.glucometer_ultramini import ACK, DISCONNECT, DRIVER, build, parse
-from vitals.clock import NS
-from vitals.model import Chunk, Event, Fault, Observation, Send
+from drivers.glucometer_ultramini import DRIVER, build, parse
+from simulators.core import mischief
+from simulators.core.contract import Simulator
+from simulators.core.physiology import Physiology, Profile
+from simulators.core.registry import Setup, complete, find
+from simulators.glucometer_ultramini import Result, UltraMini, frame
+from tests import vectors
+from tests.shared import shared_vectors
+from vitals.clock import NS, from_datetime
+from vitals.model import Chunk, DeviceInfo, Event, Fault, Observation, Send, Validity
 
-AT = 1_764_000_000_000_000_000
+AT = from_datetime(datetime(2026, 11, 24, 15, 30, tzinfo=UTC))
+CHICAGO = ZoneInfo("America/Chicago")
 READS = {"", "050b0200000000846ae87300", "05200200000000"}
+
+# --- the driver writes nothing to a meter ----------------------------------------------------------------------------
 
 
 def is_a_question(message: str) -> bool:
@@ -31,90 +47,259 @@ def test_nothing_is_written_whatever_the_meter_says(frames: list[tuple[int, byte
             assert is_a_question(parse(event.data).message.hex())
 
 
-class Meter:
-    """A meter with a full memory, from the protocol sheet: turns its bit, sends an answer again that is not acked."""
-
-    def __init__(self, records: list[tuple[int, int]]) -> None:
-        self.records = records  # newest first
-        self.sent = self.expected = 0
-        self.answer = b""
-        self.heard = 0
-
-    def hear(self, data: bytes) -> bytes:
-        link, message = data[2], data[3:-3]
-        self.heard += 1
-        if link & DISCONNECT:
-            self.sent = self.expected = 0
-            return build(DISCONNECT)
-        if link & ACK:
-            assert link >> 1 & 1 == self.sent, "the reader expects the bit that comes next"
-            return b""
-        if link & 1 != self.expected:
-            return self.answer
-        assert link >> 1 & 1 == self.sent
-        self.expected ^= 1
-        bits = self.expected << 1 | self.sent
-        self.answer = build(bits | ACK) + build(bits, self.say(message))
-        self.sent ^= 1
-        return self.answer
-
-    def say(self, message: bytes) -> bytes:
-        if message[1] == 0x0B:
-            return b"\x05\x06C108SA1BC"
-        if message[1] == 0x20:
-            return b"\x05\x06" + (1_764_000_000).to_bytes(4, "little")
-        index = int.from_bytes(message[2:], "little")
-        if index >= len(self.records):
-            return b"\x05\x0f" + len(self.records).to_bytes(2, "little")
-        time, value = self.records[index]
-        return b"\x05\x06" + time.to_bytes(4, "little") + value.to_bytes(4, "little")
+# --- the simulated meter ---------------------------------------------------------------------------------------------
 
 
-def converse(meter: Meter, *, seconds: int, lose_every: int = 0) -> list[Event]:
+def make(
+    memory: Iterable[Result] | None = None, *, seed: int = 1, condition: str = "healthy", **options: Any
+) -> UltraMini:
+    kind = find("glucometer_ultramini")
+    patient = Physiology(seed, Profile(condition=condition))
+    chosen = complete(kind.name, kind.options, {"first_s": 86_400.0, **options})
+    return UltraMini(Setup(seed, patient, AT, chosen, CHICAGO), memory)
+
+
+def wall(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
+
+
+def memory_of(vector: vectors.Vector) -> list[Result]:
+    """What the vector's meter holds, from the events expected of its reader."""
+    readings = [event for event in vector.events if event["type"] == "observation"]
+    numbers = [{"LO": "65534", "HI": "65535"}.get(r["quantities"]["glu"]["raw"]) for r in readings]
+    return [
+        Result(wall(reading["t_device"]), int(number or reading["quantities"]["glu"]["raw"]))
+        for reading, number in zip(readings, numbers, strict=True)
+    ]
+
+
+CONVERSATIONS = [
+    vector
+    for vector in vectors.load("glucometer_ultramini")
+    if vector.name in ("empty_memory", "two_records", "one_record_at_once", "high_and_low")
+]
+
+
+@pytest.mark.parametrize("vector", CONVERSATIONS, ids=[vector.name for vector in CONVERSATIONS])
+def test_it_says_the_bytes_worked_out_by_hand(vector: vectors.Vector) -> None:
+    # The clock of the vectors says 15:30; in Chicago it is 09:30.
+    meter = make(memory_of(vector), serial="C108SA1BC", clock_skew_s=6 * 3600.0)
+    asked = [bytes.fromhex(event["hex"]) for event in vector.events if event["type"] == "send"]
+    said = b"".join(send.data for data in asked for send in meter.respond(Chunk(data, AT)))
+    wanted = b"".join(step.data for step in vector.steps)
+    assert said == wanted or said == wanted + frame(8), "where the vector leaves out the answer to the goodbye"
+
+
+def ask(meter: UltraMini, *messages: bytes, at: int = AT) -> list[bytes]:
+    """The answers, in a conversation of their own."""
+    answers = []
+    meter.respond(Chunk(frame(8), at))
+    for turn, message in enumerate(messages):
+        ack, answer = meter.respond(Chunk(frame(turn % 2 | turn % 2 << 1, message), at))
+        assert (ack.data[2] & 4, ack.data[3]) == (4, 3)
+        answers.append(answer.data[3:-3])
+        meter.respond(Chunk(frame(4 | (turn + 1) % 2 << 1 | (turn + 1) % 2), at))
+    return answers
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("vector", shared_vectors("lifescan_onetouch_ultramini"))
+def test_it_understands_what_other_readers_ask(vector: dict[str, Any]) -> None:
+    message = bytes.fromhex(vector["hex"])[3:-3]
+    if vector["kind"] == "packet" and message:
+        (answer,) = ask(make([Result(1, 100)]), message)
+        assert answer[:2] == (b"\x05\x0f" if message == b"\x05\x1f\xf5\x01" else b"\x05\x06")
+
+
+CLOCK, COUNT, NEWEST = bytes.fromhex("05200200000000"), bytes.fromhex("051ff501"), bytes.fromhex("051f0000")
+
+
+def test_it_tests_its_patient_and_keeps_the_local_wall_time() -> None:
+    meter = make(first_s=60.0, interval_s=300.0, clock_skew_s=-90.0)
+    meter.advance(AT + 59 * NS)
+    assert ask(meter, COUNT) == [bytes.fromhex("050f0000")]
+    meter.advance(AT + 361 * NS)
+    count, newest = ask(meter, COUNT, NEWEST)
+    assert count == bytes.fromhex("050f0200")
+    assert int.from_bytes(newest[2:6], "little") == wall("2026-11-24T09:36:00") - 90
+    assert int.from_bytes(newest[6:10], "little") == pytest.approx(Physiology(1).at(360.0).glu, rel=0.15)
+    (clock,) = ask(meter, CLOCK, at=AT + 400 * NS)
+    assert int.from_bytes(clock[2:], "little") == wall("2026-11-24T09:36:40") - 90
+
+
+def test_the_unit_of_its_display_is_not_that_of_its_numbers() -> None:
+    unit = bytes.fromhex("0509020900000000")
+    shows = {name: ask(make(first_s=1.0, unit=name), unit) for name in ("mg/dL", "mmol/L")}
+    assert [answer[2] for (answer,) in shows.values()] == [0, 1]
+    memories = []
+    for name in shows:
+        meter = make(first_s=1.0, unit=name)
+        meter.advance(AT + NS)
+        memories.append(list(meter.memory))
+    assert memories[0] == memories[1]
+
+
+@pytest.mark.parametrize(("glucose", "sent"), [(601, 0xFFFF), (600, 600), (20, 20), (19, 0xFFFE)])
+def test_beyond_its_range_it_sends_words(glucose: int, sent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulators.glucometer_ultramini._NOISE", 0.0)
+    meter = make()
+    state = meter._setup.patient.at(0.0)
+    monkeypatch.setattr(meter._setup.patient, "at", lambda t: type(state)(**{**_fields(state), "glu": float(glucose)}))
+    meter.measure(AT)
+    assert meter.memory[0].number == sent
+
+
+def _fields(state: Any) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in state.__struct_fields__}
+
+
+def test_a_memory_of_older_tests() -> None:
+    meter = make(records=300)
+    times = [result.time for result in meter.memory]
+    assert times == sorted(times, reverse=True)
+    now = wall("2026-11-24T09:30:00")
+    assert 3 * 3600 <= now - times[0] <= 12 * 3600, "none that could pass for one of this visit"
+    assert 60 * 86_400 < now - times[-1] < 120 * 86_400
+    assert meter.memory == make(records=300).memory != make(records=300, seed=2).memory
+    full = make(records=500, first_s=1.0)
+    oldest = full.memory[-1]
+    full.advance(AT + NS)
+    assert (len(full.memory), oldest in full.memory) == (500, False)
+
+
+def test_it_cannot_be_changed() -> None:
+    meter = make(records=3)
+    before = list(meter.memory)
+    erase, set_clock = bytes.fromhex("051a"), bytes.fromhex("05200100000000")
+    assert not any(answer.startswith(b"\x05\x06") for answer in ask(meter, erase, set_clock))
+    assert list(meter.memory) == before
+    assert int.from_bytes(ask(meter, CLOCK)[0][2:], "little") == wall("2026-11-24T09:30:00")
+
+
+def test_an_answer_that_is_not_acknowledged_comes_again_until_it_gives_up() -> None:
+    meter = make()
+    meter.respond(Chunk(frame(8), AT))
+    _, answer = meter.respond(Chunk(frame(0, CLOCK), AT))
+    assert meter.advance(AT + NS) == []
+    assert meter.advance(AT + 2 * NS) == [answer]
+    assert meter.respond(Chunk(frame(1, COUNT), AT + 2 * NS)) == [answer], "it takes no other question meanwhile"
+    assert meter.respond(Chunk(frame(0, CLOCK), AT + 2 * NS))[1:] == [answer], "asked again"
+    assert meter.advance(AT + 8 * NS) == [Send(frame(8))]
+    assert meter.advance(AT + 20 * NS) == []
+    assert meter.respond(Chunk(frame(0, CLOCK), AT + 20 * NS)) == [], "asleep"
+    meter.respond(Chunk(frame(8), AT + 21 * NS))
+    meter.respond(Chunk(frame(0, CLOCK), AT + 21 * NS))
+    meter.respond(Chunk(frame(7), AT + 21 * NS))
+    assert meter.advance(AT + 23 * NS) == [], "acknowledged"
+
+
+def test_it_finds_a_frame_behind_rubbish_and_half_frames() -> None:
+    meter = make()
+    assert meter.respond(Chunk(b"\xff\x02\x03\x02" + frame(8), AT)) == [Send(frame(8))]
+    assert meter.respond(Chunk(b"\x02\x30", AT)) == []
+    assert meter.respond(Chunk(frame(8), AT + 2 * NS)) == [Send(frame(8))]
+    damaged = bytearray(frame(8))
+    damaged[-1] ^= 1
+    assert meter.respond(Chunk(bytes(damaged), AT + 3 * NS)) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"unit": "g/L"}, {"interval_s": 0.0}, {"records": 501}, {"records": -1}, {"serial": "x" * 33}, {"serial": "ü"}],
+)
+def test_no_such_meter(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        make(**options)
+
+
+# --- driver and simulated meter --------------------------------------------------------------------------------------
+
+
+def converse(meter: Simulator, *, seconds: float, step_s: float = 0.02) -> list[Event]:
+    """A line between the two, of which the meter is told each `step_s`."""
     session = DRIVER.new_session({})
     todo = session.start()
     events: list[Event] = []
-    said = 0
-    for tick in range(seconds * 4):
-        now = AT + tick * NS // 4
-        while todo:
-            event = todo.pop(0)
-            events.append(event)
-            if not isinstance(event, Send):
-                continue
-            answer = meter.hear(event.data)
-            said += bool(answer)
-            if answer and not (lose_every and said % lose_every == 0):
-                todo += session.receive(Chunk(answer, now))
+    for turn in range(round(seconds / step_s)):
+        now = AT + round(turn * step_s * NS)
+        sends = [event for event in todo if isinstance(event, Send)]
+        events += todo
+        said = [answer for send in sends for answer in meter.respond(Chunk(send.data, now))] + meter.advance(now)
+        todo = [event for send in said for event in session.receive(Chunk(send.data, now))]
         todo += session.tick(now)
     return events
 
 
-MEMORY = [(1_763_900_000 - hour * 3600, 80 + hour % 90) for hour in range(500)]
+def readings(events: list[Event]) -> list[tuple[str, str]]:
+    """(device time, number as sent) in order of arrival."""
+    return [
+        (event.t_device, event.quantities["glu"].raw) for event in events if isinstance(event, Observation)
+    ]  # fmt: skip
 
 
-def values(events: list[Event]) -> list[float]:
-    found = [event.quantities["glu"].value for event in events if isinstance(event, Observation)]
-    return [value for value in found if value is not None]
+def held(meter: UltraMini) -> list[tuple[str, str]]:
+    epoch = datetime(1970, 1, 1)  # noqa: DTZ001  the meter's clock has no zone
+    words = {0xFFFF: "HI", 0xFFFE: "LO"}
+    return [((epoch + timedelta(seconds=t)).isoformat(), words.get(n, str(n))) for t, n in meter.memory]
 
 
-def test_a_full_memory_is_read_once() -> None:
-    events = converse(Meter(MEMORY), seconds=100)
-    assert values(events) == [float(value) for _, value in MEMORY]
+def test_a_full_memory_is_read_once_with_each_answer_acknowledged() -> None:
+    meter = make(records=500, condition="hypoglycaemia")
+    events = converse(meter, seconds=60)
+    assert readings(events) == held(meter)
     assert not any(isinstance(event, Fault) for event in events)
+    sent = sum(isinstance(event, Send) for event in events)
+    # Two goodbyes a round; serial, clock, count and each record: a question and an acknowledgement; two rounds more.
+    assert sent == 2 + 2 * 503 + 2 * (2 + 2 * 4)
 
 
-def test_lost_answers_lose_no_record() -> None:
-    events = converse(Meter(MEMORY), seconds=120, lose_every=7)
-    assert values(events) == [float(value) for _, value in MEMORY]
+@pytest.mark.parametrize("tricks", ["drop=0.05", "flip=0.05", "repeat=0.05", "split=0.1, merge=0.1", "stall=0.01"])
+def test_what_goes_wrong_on_the_line_loses_and_doubles_no_record(tricks: str) -> None:
+    meter = make(records=60)
+    events = converse(mischief.Mischief(meter, 5, mischief.parse(tricks), AT), seconds=180)
+    assert set(readings(events)) == set(held(meter))
+    faults = {event.code for event in events if isinstance(event, Fault)}
+    if tricks in ("drop=0.05", "repeat=0.05"):
+        assert faults <= {"no_answer", "disconnected", "unexpected_frame"}
+    if tricks == "flip=0.05":
+        assert "bad_checksum" in faults
+
+
+def test_a_test_on_the_cable_is_here_within_half_a_minute_and_the_meter_rests_meanwhile() -> None:
+    meter = make(first_s=2.0, interval_s=1_000.0)
+    events = converse(meter, seconds=30)
+    ((when, number),) = readings(events)
+    assert [(when, number)] == held(meter)
+    (info,) = (event for event in events if isinstance(event, DeviceInfo) if event.clock > when)
+    assert info.serial == meter.serial
+    busy = sum(isinstance(event, Send) for event in events)
+    assert busy <= 24, "two rounds of a few questions"
 
 
 def test_a_test_while_the_memory_is_read_is_found_in_the_next_round() -> None:
-    class Busy(Meter):
-        def say(self, message: bytes) -> bytes:
-            if self.heard == 400:
-                self.records = [(1_763_999_000, 250), *self.records[:-1]]
-            return super().say(message)
+    meter = make(records=500, first_s=4.0, interval_s=1_000.0)
+    oldest = held(meter)[-1]
+    events = converse(meter, seconds=60)
+    assert sorted(readings(events)) == sorted(held(meter)), "the oldest made room before it was read"
+    assert oldest not in readings(events)
+    assert readings(events)[-1] == held(meter)[0]
 
-    events = converse(Busy(MEMORY), seconds=60)
-    assert sorted(values(events)) == sorted([250.0, *(float(value) for _, value in MEMORY[:-1])])
+
+@pytest.mark.parametrize("first_s", [0.01 * n for n in range(4, 60, 2)])
+def test_whenever_a_test_is_taken_no_record_is_left_out(first_s: float) -> None:
+    meter = make(records=20, first_s=first_s, interval_s=1_000.0)
+    events = converse(meter, seconds=60)
+    assert set(readings(events)) == set(held(meter))
+    assert len(readings(events)) <= 41, "the memory is read at most once more"
+
+
+@pytest.mark.parametrize(
+    ("condition", "validity"), [("hyperglycaemia", Validity.VALID), ("hypoglycaemia", Validity.VALID)]
+)
+def test_the_value_is_the_patients(condition: str, validity: Validity) -> None:
+    meter = make(first_s=1.0, condition=condition)
+    (reading,) = (e for e in converse(meter, seconds=25) if isinstance(e, Observation))
+    quantity = reading.quantities["glu"]
+    truth = Physiology(1, Profile(condition=condition)).at(1.0).glu
+    assert quantity.value == pytest.approx(truth, rel=0.15)
+    assert (quantity.validity, quantity.raw_unit) == (validity, "mg/dL")

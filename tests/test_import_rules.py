@@ -69,6 +69,7 @@ PLANTS = [
     Plant("fence-influx", "dashboards/visits.py", "influxdb_client"),
     Plant("fence-influx", "ingest/store/contract.py", "influxdb_client"),
     Plant("fence-keys", "vitals/cli/wiring.py", "cryptography.x509"),
+    Plant("fence-influx", "ingest/store/influx_store.py", "urllib3"),
     Plant("fence-web", "ingest/rules.py", "starlette.applications"),
     Plant("fence-web", "drivers/core/faults.py", "uvicorn"),
     Plant("fence-web", "vitals/cli/wiring.py", "jinja2"),
@@ -123,7 +124,14 @@ def test_every_contract_has_a_plant() -> None:
     assert {contract["id"] for contract in contracts()} == {plant.contract for plant in PLANTS}
 
 
-IMPORT_NAMES = {"pyserial": "serial", "paho-mqtt": "paho", "tzdata": "", "numpy": "", "msgspec": ""}
+IMPORT_NAMES = {
+    "pyserial": "serial",
+    "paho-mqtt": "paho",
+    "influxdb-client": "influxdb_client",
+    "tzdata": "",
+    "numpy": "",
+    "msgspec": "",
+}
 """Distribution to package, where they differ; empty where the vocabulary may use it or nobody imports it."""
 
 

@@ -290,6 +290,109 @@ def test_infants_by_days(days: int, value: float, expected: str) -> None:
     assert seen(judge({"temp": q(value, "Cel")}, infant, site="rectal")["temp"]) == expected
 
 
+# ---- glucose: pairs of limits, compared in the unit that was reported ----------------------------------------
+
+
+def glucose(number: float, unit: str = "mg/dL", **more: object) -> Quantity:
+    """As drivers give it: the metric's unit, beside what the meter said."""
+    return Quantity(units.convert(number, unit, "mg/dL"), f"{number:g}", unit, **more)  # type: ignore[arg-type]
+
+
+GLUCOSE_VECTORS = [
+    # mg/dL, mmol/L (None: not a number such a meter shows beside the other), level
+    (38, 2.1, "critical"), (39, 2.2, "critical"), (40, 2.3, "critical"), (41, None, "critical"),
+    (53, 2.9, "critical"), (54, 3.0, "abnormal"), (55, 3.1, "abnormal"),
+    (69, 3.8, "abnormal"), (70, 3.9, "normal"), (71, 4.0, "normal"),
+    (104, 5.8, "normal"), (126, 7.0, "normal"), (180, 10.0, "normal"),
+    (199, 11.0, "normal"), (200, 11.1, "notice"), (201, 11.2, "notice"),
+    (399, 22.1, "notice"), (400, 22.2, "critical"), (401, 22.3, "critical"),
+    (599, 33.2, "critical"), (600, 33.3, "critical"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mg_dl", "mmol_l", "expected"), GLUCOSE_VECTORS)
+def test_glucose_in_the_unit_the_meter_reported(mg_dl: int, mmol_l: float | None, expected: str) -> None:
+    for reported in (glucose(mg_dl), *([glucose(mmol_l, "mmol/L")] if mmol_l else [])):
+        flag = judge({"glu": reported})["glu"].flag
+        assert flag is not None and flag.level == expected, reported.raw_unit
+        assert flag.level == "normal" or "laboratory" in flag.text, "a meter does not diagnose"
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "expected"),
+    [
+        (53, "mg/dL", "LL glu.level2"), (54, "mg/dL", "L glu.level1"), (70, "mg/dL", "N"),
+        (2.9, "mmol/L", "LL glu.level2"), (3.0, "mmol/L", "L glu.level1"), (3.9, "mmol/L", "N"),
+        # 199.97 and 399.95 mg/dL: converted first, both would be missed.
+        (11.1, "mmol/L", "A glu.high"), (22.2, "mmol/L", "HH glu.crit_high"), (33.3, "mmol/L", "HH glu.hhs_range"),
+        (600, "mg/dL", "HH glu.hhs_range"), (599, "mg/dL", "HH glu.crit_high"), (39, "mg/dL", "LL glu.low.any_age"),
+    ],
+)  # fmt: skip
+def test_the_row_of_a_glucose(number: float, unit: str, expected: str) -> None:
+    assert seen(judge({"glu": glucose(number, unit)})["glu"]) == expected
+
+
+def test_a_unit_that_no_limit_is_published_in_is_compared_after_conversion() -> None:
+    """A driver may report mol/L; its small number must not pass for mmol/L."""
+    assert seen(judge({"glu": Quantity(104.0, "0.00577", "mol/L")})["glu"]) == "N"
+    assert seen(judge({"glu": Quantity(50.0, "0.00278", "mol/L")})["glu"]) == "LL glu.level2"
+
+
+@pytest.mark.parametrize("unit", ["mg/dL", "mmol/L"])
+def test_hi_and_lo_of_a_meter_are_critical(unit: str) -> None:
+    low, high = {"mg/dL": (20, 600), "mmol/L": (1.1, 33.3)}[unit]
+    lo = glucose(low, unit, validity=Validity.BELOW_RANGE, comparator="<")
+    hi = glucose(high, unit, validity=Validity.ABOVE_RANGE, comparator=">")
+    assert [seen(judge({"glu": one})["glu"]) for one in (lo, hi)] == ["LL glu.low.any_age", "HH glu.hhs_range"]
+    shown = judge({"glu": lo})["glu"]
+    assert (shown.comparator, shown.validity) == ("<", Validity.BELOW_RANGE)
+
+
+def test_glucose_of_nobody_and_of_the_youngest() -> None:
+    assert seen(judge({"glu": glucose(104)}, None)["glu"]) == "(no patient bound)"
+    assert seen(judge({"glu": glucose(45)}, None)["glu"]) == "(no patient bound)"
+    assert seen(judge({"glu": glucose(39)}, None)["glu"]) == "LL glu.low.any_age"
+    assert seen(judge({"glu": glucose(40)}, None)["glu"]) == "(no patient bound)"
+    infant = adult(0, age_days=200)
+    assert seen(judge({"glu": glucose(45)}, infant)["glu"]) == "(no rule for this patient)"
+    assert seen(judge({"glu": glucose(39)}, infant)["glu"]) == "LL glu.low.any_age"
+    assert seen(judge({"glu": glucose(45)}, adult(1))["glu"]) == "LL glu.level2"
+
+
+def test_in_a_clinic_glucose_is_never_normal_until_somebody_approves_the_high_limit(tmp_path: Path) -> None:
+    """Of the seen sources none gives a high limit that holds without the meal; low and very high ones do."""
+    found = {n: seen(judge({"glu": glucose(n)}, by=CLINIC)["glu"]) for n in (53, 69, 104, 450, 600)}
+    unasked = "(no rule for this patient)"
+    assert found == {53: "LL glu.level2", 69: "L glu.level1", 104: unasked, 450: unasked, 600: "HH glu.hhs_range"}
+    assert approve(tmp_path, "glu.crit_high") == ["(no rule for this patient)"] * 2 + ["HH glu.crit_high"]
+    assert approve(tmp_path, "glu.high", "glu.crit_high") == ["N", "A glu.high", "HH glu.crit_high"]
+
+
+def approve(tmp_path: Path, *names: str) -> list[str]:
+    """104, 250 and 450 mg/dL in a clinic that approved these rows."""
+    row = '[[rule]]\nid = "{}"\napproved_by = "Dr. Example"\napproved_on = "2026-11-24"\n'
+    by = Evaluator(_site(tmp_path, "".join(row.format(name) for name in names)))
+    return [seen(judge({"glu": glucose(n)}, by=by)["glu"]) for n in (104, 250, 450)]
+
+
+def test_a_site_with_a_high_limit_for_infants_has_no_low_one_yet(tmp_path: Path) -> None:
+    """The row for any age says what is very low, not what is normal: 45 in an infant stays unjudged."""
+    high = ("glu.high", "glu.crit_high", "glu.hhs_range")
+    rows = "".join(f'[[rule]]\nid = "{name}"\nmin_age_years = 0\n' for name in high)
+    by = Evaluator(_site(tmp_path, rows, "demo"))
+    assert seen(judge({"glu": glucose(45)}, adult(0), by=by)["glu"]) == "(no rule for this patient)"
+    assert seen(judge({"glu": glucose(250)}, adult(0), by=by)["glu"]) == "A glu.high"
+
+
+@pytest.mark.parametrize("number", [1e308, -5.0, 0.0])
+def test_an_impossible_number_in_the_second_unit_hurts_nobody(number: float) -> None:
+    answers = DEMO.evaluate(
+        [Reading({"glu": Quantity(number, "x", "mmol/L")}, adult()), Reading({"glu": glucose(50)}, adult())]
+    )
+    assert answers[0]["glu"].not_evaluated.startswith("invalid")
+    assert seen(answers[1]["glu"]) == "LL glu.level2"
+
+
 # ---- what is not known ---------------------------------------------------------------------------------------
 
 
@@ -355,7 +458,8 @@ def test_the_hard_limit_itself_is_a_reading_and_the_sickest_are_flagged(metric: 
 
 
 def test_outside_the_soft_limits_is_never_normal() -> None:
-    assert seen(judge({"glu": q(601, "mg/dL")})["glu"]) == "(implausible, repeat: outside 20 to 600 mg/dL)"
+    newborn = judge({"glu": q(601, "mg/dL")}, adult(0))["glu"]
+    assert seen(newborn) == "(implausible, repeat: outside 20 to 600 mg/dL)"
     narrow = judge(bp(100, 86))
     assert seen(narrow["bp_dia"]) == "A bp.dbp.stage1"
     assert seen(judge(bp(119, 3 + 10))["bp_dia"]).startswith("(implausible, repeat")
@@ -407,10 +511,10 @@ def test_comparators_fire_only_what_is_certain() -> None:
 
 ASCENDING = {
     "bp_sys": (119, 300), "bp_dia": (70, 250), "pulse_cuff": (70, 350), "hr_ekg": (70, 350), "rr": (15, 150),
-    "temp": (37.0, 45.0),
+    "temp": (37.0, 45.0), "glu": (100, 2000),
 }  # fmt: skip
 DESCENDING = {"bp_sys": (20, 110), "bp_map": (10, 80), "pulse_cuff": (10, 80), "rr": (0, 15), "spo2": (1, 100),
-              "temp": (20.0, 37.0)}  # fmt: skip
+              "temp": (20.0, 37.0), "glu": (1, 150)}  # fmt: skip
 
 
 @pytest.mark.parametrize("profile", ["demo", "clinic"])
@@ -431,6 +535,7 @@ quantity = st.one_of(
     st.tuples(st.sampled_from(RATES), st.integers(5, 360)),
     st.tuples(st.just("spo2"), st.integers(0, 101)),
     st.tuples(st.just("temp"), st.integers(190, 460).map(lambda n: n / 10)),
+    st.tuples(st.just("glu"), st.integers(0, 2010)),
 )
 person = st.one_of(
     st.none(),
@@ -550,6 +655,7 @@ source = "x"
 edition = "x"
 evidence = "S"
 """
+GLUCOSE_ROW = GOOD_ROW.replace("spo2", "glu").replace('"%"', '"mg/dL"')
 
 
 @pytest.mark.parametrize(
@@ -565,6 +671,11 @@ evidence = "S"
         (GOOD_ROW + "min_age_years = 20\nmax_age_years = 10", "above max_age_years"),
         (GOOD_ROW + 'approved_by = "x"', "belong together"),
         (GOOD_ROW + 'sites = ["ear"]\nnot_sites = ["ear"]', "in sites and in not_sites"),
+        (GOOD_ROW + 'value_alt = 3.0\nunit_alt = "mmol/L"', "unit is 'none'"),
+        (GLUCOSE_ROW + 'value_alt = 3.9\nunit_alt = "kg/L"', "belong together"),
+        (GLUCOSE_ROW + "value_alt = 3.9", "belong together"),
+        (GLUCOSE_ROW + 'unit_alt = "mmol/L"', "belong together"),
+        (GLUCOSE_ROW + 'value_alt = 6.0\nunit_alt = "mmol/L"', "6 mmol/L is not 90 mg/dL"),
         ("[[rule]]\nvalue = 3", "without its id"),
         ("rule = 3", "without its id"),
         ("[[quality]]\nbit = 'x'\nmetrics = ['nope']\neffect = 'doubt'\ntext = 'x'", "unknown metric 'nope'"),

@@ -15,10 +15,10 @@ import serial
 from bleak import BleakClient, BleakScanner
 
 from simulators.bp_gatt import Cuff
+from simulators.core import scenario
 from simulators.core.blood_pressure import Reading, encode_cuff_pressure
 from simulators.core.gatt import AttError
 from simulators.core.handover import Handover
-from simulators.core.mischief import Mischief, parse_rates
 from simulators.core.physiology import Physiology, Profile
 from simulators.core.registry import Setup, complete, find, load_all
 from simulators.core.run import make_all, run
@@ -185,7 +185,7 @@ def parse(stream: bytes, tail: bytes) -> list[tuple[int, bytes]]:
     return packets
 
 
-def play(board: OpenView | Mischief, seconds: float, step_ms: int = 20) -> bytes:
+def play(board: OpenView, seconds: float, step_ms: int = 20) -> bytes:
     ticks = range(step_ms, round(seconds * 1000) + 1, step_ms)
     return b"".join(send.data for at in ticks for send in board.advance(START + at * MS))
 
@@ -456,48 +456,6 @@ def test_same_seed_same_thermometer() -> None:
     assert story(4) == story(4) != story(5)
 
 
-# --- mischief --------------------------------------------------------------------------------------------------------
-
-
-def test_mischief_accounts_for_every_send() -> None:
-    rates = parse_rates("split=0.05, merge=0.05, drop=0.05, flip=0.05, repeat=0.05, stall=0.002")
-    clean = [p for _, p in parse(play(OpenView(setup("ekg_openview")), 60.0), b"\x00\x0b")]
-    wrapped = Mischief(OpenView(setup("ekg_openview")), 9, rates, stall_s=0.5)
-    stream = play(wrapped, 60.0) + b"".join(s.data for s in wrapped._held)
-    counts = wrapped.counts
-    assert counts["seen"] == len(clean)
-    done = sum(counts[name] for name in ("passed", "split", "merge", "drop", "flip", "repeat", "stall"))
-    assert done == counts["seen"]
-    assert all(counts[trick] for trick in rates)
-    assert counts["overflow"] == 0
-    again = Mischief(OpenView(setup("ekg_openview")), 9, rates, stall_s=0.5)
-    assert play(again, 60.0) + b"".join(s.data for s in again._held) == stream
-    assert again.counts == counts
-
-
-@pytest.mark.parametrize("trick", ["drop", "repeat", "flip", "split", "stall"])
-def test_each_trick_does_what_it_says(trick: str) -> None:
-    clean = play(OpenView(setup("ekg_openview")), 20.0)
-    wrapped = Mischief(OpenView(setup("ekg_openview")), 2, parse_rates(f"{trick}=0.01"))
-    stream = play(wrapped, 20.0) + b"".join(s.data for s in wrapped._held)
-    n = wrapped.counts[trick]
-    assert n
-    if trick == "drop":
-        assert len(stream) == len(clean) - 27 * n
-    elif trick == "repeat":
-        assert len(stream) == len(clean) + 27 * n
-    elif trick == "flip":
-        assert sum((a ^ b).bit_count() for a, b in zip(stream, clean, strict=True)) == n
-    else:
-        assert stream == clean
-
-
-@pytest.mark.parametrize("text", ["drop", "drop=2", "drop=-1", "explode=0.1", "drop=0.6,flip=0.6", "drop=x"])
-def test_unreadable_mischief_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="mischief"):
-        parse_rates(text)
-
-
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
@@ -544,9 +502,12 @@ def test_wrong_settings_are_explained_before_anything_starts(devices: list[Simul
 
 
 def test_each_device_of_the_demo_has_its_reader(tmp_path: Path) -> None:
-    read = load(demo_settings.write(tmp_path, rooms=9, board_port=1, broker_port=2, window=10, seed=3))
+    written = demo_settings.write(
+        tmp_path, scenario.load("busy-morning"), rooms=9, board_port=1, broker_port=2, window=10, seed=3
+    )
+    read = load(written)
     made = make_all(read.simulate, START, ZoneInfo("UTC"))
-    assert Counter(device.kind for device, _ in made) == {"bp_gatt": 9, "thermometer_gatt": 9, "ekg_openview": 9}
+    assert Counter(device.kind for device, _ in made) == dict.fromkeys(load_all(), 9)
     simulated = {(d.kind, d.room, d.address, d.link) for d, _ in made}
     assert simulated == {(d.driver, d.room, d.address, d.port) for d in read.gateway.devices}
 

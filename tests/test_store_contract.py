@@ -1,4 +1,8 @@
-"""What every store must do. A store that comes later joins `STORES` and passes the same suite."""
+"""What every store must do. A store that comes later joins `STORES` and passes the same suite.
+
+InfluxDB is the real engine of version 1.6 behind a rewrite (tests/parts.py), and that of `VITALS_INFLUX_URL` where it
+is set.
+"""
 
 import os
 import signal
@@ -17,9 +21,32 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest.store.contract import Address, Row, Store, StoreDown, StoreReader, StripRow
+from ingest.store.contract import (
+    Address,
+    EvaluationRow,
+    EventRow,
+    ObservationRow,
+    Row,
+    Store,
+    StoreDown,
+    StoreReader,
+    StripRow,
+    StripTail,
+)
 from ingest.store.sqlite import SqliteStore
-from tests.ingest_making import T0, bp, evaluation_row, event_row, observation_row, q, strip, strip_row
+from tests.influx_making import NAMED, NEEDS_INFLUX, NEEDS_NAMED, InfluxStores, NamedStores, open_influx
+from tests.ingest_making import (
+    T0,
+    bp,
+    evaluation_row,
+    event,
+    event_row,
+    observation,
+    observation_row,
+    q,
+    strip,
+    strip_row,
+)
 from vitals.clock import NS
 from vitals.errors import StoreError
 from vitals.model import Validity
@@ -27,16 +54,26 @@ from vitals.model import Validity
 Opener = Callable[[Path], Store]
 
 
-def _sqlite(folder: Path) -> Store:
-    return SqliteStore(folder / "store.db")
+class Sqlite:
+    """One store for each folder."""
+
+    def __call__(self, folder: Path) -> Store:
+        return SqliteStore(folder / "store.db")
+
+    def reader(self, folder: Path) -> StoreReader:
+        return SqliteStore(folder / "store.db", read_only=True)
 
 
-STORES = [pytest.param(_sqlite, id="sqlite")]
+STORES = ["sqlite", pytest.param("influx", marks=NEEDS_INFLUX), *(["named"] if NAMED else [])]
 
 
 @pytest.fixture(params=STORES)
 def opener(request: pytest.FixtureRequest) -> Opener:
-    return request.param
+    if request.param == "sqlite":
+        return Sqlite()
+    if request.param == "influx":
+        return InfluxStores(request.getfixturevalue("influx"))
+    return request.getfixturevalue("named_influx")
 
 
 @pytest.fixture
@@ -61,6 +98,17 @@ def test_appending_twice_changes_nothing(store: Store) -> None:
 
 def test_a_row_twice_in_one_batch_is_stored_once(store: Store) -> None:
     assert words(store.append(MIXED + MIXED)) == ["stored"] * 4 + ["duplicate"] * 4
+
+
+@NEEDS_NAMED
+def test_influxdb_2_or_3_itself(named_influx: NamedStores, tmp_path: Path) -> None:
+    """Then every test of this suite runs on it too; here, what a bucket that is not there is called."""
+    with closing(named_influx(tmp_path)) as store:
+        assert words(store.append(MIXED)) == ["stored"] * 4
+    absent = named_influx.place(tmp_path)._replace(bucket="vitals-test-absent")
+    (tmp_path / "other").mkdir()
+    with closing(open_influx(tmp_path / "other", absent)) as store, pytest.raises(StoreDown, match="does not have"):
+        store.append(MIXED)
 
 
 def test_empty_batch(store: Store) -> None:
@@ -211,6 +259,101 @@ def test_all_is_there_after_reopening(opener: Opener, tmp_path: Path) -> None:
     assert second.store_id == name
     assert words(second.append(MIXED)) == ["duplicate"] * 4
     second.close()
+
+
+def test_the_board_reads_what_is_appended_and_needs_no_more(opener: Opener, tmp_path: Path) -> None:
+    store = opener(tmp_path)
+    with closing(opener.reader(tmp_path)) as reader:  # type: ignore[attr-defined]
+        assert (reader.store_id, reader.latest("4")) == (store.store_id, [])
+        sent = [evaluation_row(), strip_row()]
+        store.append(sent)
+        assert reader.latest("4") == [sent[0].message]
+        assert [point.value for point in reader.history("4", "bp_sys", T0)] == [118.0]
+        assert reader.strip("gateway-1", "cuff-1", "ekg", T0, T0 + NS) == [sent[1].message]
+        assert reader.counts() == {"observation": 0, "strip": 1, "event": 0, "evaluation": 1}
+    store.close()
+
+
+def test_a_second_ingest_is_told_so(opener: Opener, tmp_path: Path) -> None:
+    first = opener(tmp_path)
+    with pytest.raises(StoreError, match="in use"):
+        opener(tmp_path)
+    first.close()
+    opener(tmp_path).close()
+
+
+ODD = 'ünï "quoted" \\back\\ a=b, c\nnext \t \0 体温 \U0001f321'
+
+
+def test_texts_and_numbers_come_back_as_they_were(store: Store) -> None:
+    message = msgspec.structs.replace(
+        evaluation_row("1" * 32, {"bp_sys": (0.1 + 0.2, "normal"), "bp_dia": (5e-324, ""), "pulse_cuff": (-1e308, "")},
+                       t=T0 + 123_456_789).message,
+        method=ODD, quality=(ODD,), late_s=2**52, uncertainty_ms=2**53,
+    )  # fmt: skip
+    row = EvaluationRow("4", message)
+    pack = msgspec.structs.replace(strip(scale=None), stream=ODD, lead=ODD, dtype="<i4", count=125, lost_before=2**52)
+    other = StripRow(strip_row().address, msgspec.structs.replace(pack, rate=1 / 3, t0=T0 + 60 * NS, first_index=9))
+    told = EventRow(strip_row().address, msgspec.structs.replace(event(), code=ODD, detail=ODD))
+    named = ObservationRow(observation_row().address, observation(ODD, kind=ODD, method=ODD, site=ODD))
+    assert words(store.append([row, StripRow(strip_row().address, pack), other, told, named])) == ["stored"] * 5
+    assert store.latest("4") == [message]
+    assert [p.value for m in ("bp_sys", "bp_dia", "pulse_cuff") for p in store.history("4", m, 0)] == [
+        0.1 + 0.2, 5e-324, -1e308,
+    ]  # fmt: skip
+    assert store.strip("gateway-1", "cuff-1", "ekg", T0, T0 + NS) == [pack]
+    assert store.strip("gateway-1", "cuff-1", "ekg", T0 + 60 * NS, T0 + 61 * NS) == [other.message]
+    assert store.recent_ids(5) == [ODD]
+    assert words(store.append([row, StripRow(strip_row().address, pack), other, told, named])) == ["duplicate"] * 5
+
+
+def test_the_newest_of_one_millisecond_is_the_newest(store: Store) -> None:
+    """By time, then by id, then by the order of their coming; and history is in that order too."""
+    made = [evaluation_row(f"{n:032x}", {"temp": (36.0 + n, "normal")}, t=T0 + n // 2) for n in range(8)]
+    store.append([made[n] for n in (3, 7, 0, 6, 1, 5, 2, 4)])
+    assert store.latest("4") == [made[7].message]
+    assert [(p.t, p.value) for p in store.history("4", "temp", T0 + 1)] == [
+        (T0 + n // 2, 36.0 + n) for n in range(2, 8)
+    ]  # fmt: skip
+    again = evaluation_row(f"{7:032x}", {"temp": (43.0, "critical")}, t=T0 + 3, version=2)
+    store.append([again])
+    assert store.latest("4") == [again.message]
+
+
+def test_the_newest_of_each_metric_may_come_from_several_devices(store: Store) -> None:
+    first = evaluation_row("1" * 32, {"temp": (37.0, "normal"), "pulse_cuff": (60.0, "normal")}, device="a")
+    second = evaluation_row("2" * 32, {"temp": (38.0, "normal")}, device="b", t=T0 + 1)
+    store.append([second, first])
+    assert store.latest("4") == [first.message, second.message]
+
+
+def test_a_strip_is_the_same_one_in_whatever_room(store: Store) -> None:
+    moved = Address("gateway-1", "5", "cuff-1")
+    assert words(store.append([strip_row(), strip_row(at=moved), strip_row(at=moved, scale=2.5)])) == [
+        "stored", "duplicate", "refused",
+    ]  # fmt: skip
+    assert words(store.append([strip_row(at=moved)])) == ["duplicate"]
+
+
+def test_a_signal_that_comes_late_is_stored_once(store: Store) -> None:
+    """Backlog after newer rows: it must be told from what is there."""
+    store.append([strip_row(2500), event_row(9, "bad_checksum", T0 + 9 * NS), evaluation_row("9" * 32, t=T0 + 9 * NS)])
+    late: list[Row] = [
+        strip_row(250),
+        event_row(2, "bad_checksum", T0 + 2 * NS),
+        evaluation_row("2" * 32, t=T0 + 2 * NS),
+    ]
+    assert words(store.append(late)) == ["stored"] * 3
+    assert words(store.append([*late, strip_row(2500)])) == ["duplicate"] * 4
+
+
+def test_newest_tail_and_ids_after_reopening(opener: Opener, tmp_path: Path) -> None:
+    with closing(opener(tmp_path)) as store:
+        store.append([strip_row(500), strip_row(250), observation_row("a" * 32), observation_row("b" * 32)])
+    with closing(opener(tmp_path)) as store:
+        assert store.recent_ids(9) == ["a" * 32, "b" * 32]
+        (tail,) = store.tails()
+        assert tail == StripTail("gateway-1", "cuff-1", "4", "ekg", "s1", 750, T0 + 3 * NS)
 
 
 rows = st.one_of(

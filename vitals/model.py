@@ -66,6 +66,8 @@ class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `quality` names the device's status bits that were set (`cuff_too_loose`, `irregular_pulse`, ...).
     `transient` marks values for eyes only (cuff pressure while inflating): shown, never stored.
+    `historical`: not of now. A driver says so of what it reads from a device's memory, newest first or with a
+    `record_no`; the gateway takes it back for a reading that the device's clock shows to be just taken.
     `t_device` is the device's wall time as sent, ISO 8601 without zone; unknown parts are X (`XXXX-04-17T20:41:59`).
     """
 

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -21,6 +22,7 @@ from vitals.topics import NAME
 
 ENV_PREFIX: Final = "VITALS_"
 _log = Log("settings")
+_THIS_HOST: Final = ("127.0.0.1", "localhost", "::1")
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
@@ -91,8 +93,20 @@ class Gateway(_Section, frozen=True, kw_only=True):
 
 
 class Store(_Section, frozen=True, kw_only=True):
-    kind: Literal["sqlite"] = "sqlite"
+    kind: Literal["sqlite", "influx"] = "sqlite"
     path: str = "var/store.db"
+    """The file of kind `sqlite`."""
+    url: str = ""
+    """The rest is of kind `influx`: where its HTTP interface is."""
+    bucket: str = ""
+    """Its name; on InfluxDB 1 `DATABASE` or `DATABASE/POLICY`."""
+    org: str = ""
+    token_file: str = ""
+    ca_file: str = ""
+    """PEM file of the authority that signed its certificate; empty: those the system knows."""
+    gzip: bool = False
+    allow_plain: bool = False
+    """Permit `http` to another host than this one."""
 
 
 class Quota(_Section, frozen=True, kw_only=True):
@@ -110,6 +124,8 @@ class Ingest(_Section, frozen=True, kw_only=True):
     """A site's own rules, laid over the shipped ones."""
     simulated_alarms: bool = False
     quota: Quota = Quota()
+    state: str = "var/state.db"
+    """What ingest must remember of the readings it gave to a store of kind `influx`."""
     store: Store = Store()
 
 
@@ -257,8 +273,9 @@ def _cross_check(settings: Settings, path: Path) -> None:
     _unique(path, "gateway.devices port", [d.port for d in settings.gateway.devices if d.port])
     _unique(path, "gateway.devices address", [d.address.upper() for d in settings.gateway.devices if d.address])
     _unique(path, "board.rooms id", [r.id for r in settings.board.rooms])
+    _check_store(settings.ingest.store, path)
     broker = settings.broker
-    if not broker.ca_file and not broker.allow_plain and broker.host not in ("127.0.0.1", "localhost", "::1"):
+    if not broker.ca_file and not broker.allow_plain and broker.host not in _THIS_HOST:
         raise SettingsError(
             f"{path}: broker.host is another machine and broker.ca_file is empty.", expected="TLS (broker.ca_file)",
             found=f"host {broker.host!r} without TLS",
@@ -273,6 +290,40 @@ def _cross_check(settings: Settings, path: Path) -> None:
         )  # fmt: skip
 
 
+def _check_store(store: Store, path: Path) -> None:
+    if store.kind != "influx":
+        return
+    for key, example in (("url", "http://127.0.0.1:8086"), ("bucket", "vitals")):
+        if not getattr(store, key):
+            raise SettingsError(
+                f"{path}: ingest.store.kind is `influx` without a {key}.",
+                expected=f'ingest.store.{key}, such as "{example}"', found="nothing",
+                do=f"Set ingest.store.{key}; docs/settings.md has an example.",
+            )  # fmt: skip
+    scheme, host = _parts(store.url)
+    if scheme not in ("http", "https") or not host:
+        raise SettingsError(
+            f"{path}: ingest.store.url is no address.", expected="http://HOST:PORT or https://HOST:PORT",
+            found=repr(store.url), do="Correct ingest.store.url.",
+        )  # fmt: skip
+    if scheme == "http" and host not in _THIS_HOST and not store.allow_plain:
+        raise SettingsError(
+            f"{path}: ingest.store.url is another machine without TLS.", expected="https://...",
+            found=repr(store.url),
+            do="Give InfluxDB a certificate, or set ingest.store.allow_plain = true on a network you trust.",
+        )  # fmt: skip
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """Scheme and host; empty where it is no URL. A login in it is not taken: it would be a secret in the file."""
+    try:
+        parts = urlsplit(url)
+        good = parts.port != 0 and "@" not in parts.netloc
+    except ValueError:
+        return "", ""
+    return (parts.scheme, parts.hostname or "") if good else ("", "")
+
+
 def _unique(path: Path, what: str, values: list[str]) -> None:
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
@@ -284,19 +335,11 @@ def _unique(path: Path, what: str, values: list[str]) -> None:
 
 _PATHS: Final = frozenset(
     {
-        "outbox",
-        "capture_dir",
-        "path",
-        "rules_file",
-        "air_socket",
-        "ca_file",
-        "cert_file",
-        "key_file",
-        "password_file",
-        "port",
-        "link",
+        "outbox", "capture_dir", "path", "state", "rules_file", "air_socket",
+        "ca_file", "cert_file", "key_file", "password_file", "token_file",
+        "port", "link",
     }
-)
+)  # fmt: skip
 
 S = TypeVar("S", bound=msgspec.Struct)
 

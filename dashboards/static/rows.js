@@ -60,7 +60,7 @@ export function deviceRow(device, now) {
   row.append(span("what", device.title), span("state", `${down(device) ? "◆ " : ""}${deviceWord(device)}${since}`));
   const faults = Object.entries(device.faults).map(([code, count]) => `${code.replaceAll("_", " ")} ${count}`);
   const missing = Object.entries(state.sys.ingest?.missing ?? {}).filter(([key]) => key.startsWith(`${device.id}/`))
-    .map(([key, seconds]) => `${seconds} s of ${state.metrics[key.split("/")[2]]?.title ?? key} never received`);
+    .map(([key, seconds]) => `${seconds || "under 0.1"} s of ${state.metrics[key.split("/")[2]]?.title ?? key} never received`);
   const facts = [
     device.reason, ...missing, device.battery === null ? "" : `battery ${device.battery} %`,
     device.lost ? `${device.lost} samples lost` : "", faults.length ? `faults: ${faults.join(", ")}` : "no faults",

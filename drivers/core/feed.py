@@ -11,7 +11,7 @@ from drivers.core.draft import Draft
 from drivers.core.faults import FaultCount, FaultLog
 from drivers.core.strips import WAVE_S, Pack, Packer
 from drivers.core.timeline import TimeLine
-from drivers.core.times import determine
+from drivers.core.times import DeviceTimes
 from vitals import settings
 from vitals.clock import NS, Instant
 from vitals.driver import Driver
@@ -67,7 +67,7 @@ class DeviceFeed:
         self.changed = True
         self.lost_samples = 0
         self._session = session
-        self._zone = zone
+        self._times = DeviceTimes(zone)
         self._topic = {
             leaf: topics.up(gateway, device.room, device.name, leaf)
             for leaf in ("obs", "strip", "event", "wave", "live", "birth", "status")
@@ -129,6 +129,7 @@ class DeviceFeed:
                 self._observation(event, output)
             elif isinstance(event, DeviceInfo):
                 self.info = event
+                self._times.told(event)
                 self.changed = True
             elif isinstance(event, Fault):
                 self.fault(event.code, event.detail, event.raw, event.at)
@@ -151,11 +152,10 @@ class DeviceFeed:
         if self.device.site and not observation.context.site and "temp" in observation.quantities:
             context = msgspec.structs.replace(observation.context, site=self.device.site)
             observation = msgspec.structs.replace(observation, context=context)
-        if self.device.historical:
-            observation = msgspec.structs.replace(observation, historical=True)
-        t, uncertainty_ms, historical = determine(observation, self.info, self._zone)
-        if historical and not observation.historical:
-            observation = msgspec.structs.replace(observation, historical=True)
+        t, uncertainty_ms, historical = self._times.determine(observation)
+        historical = historical or self.device.historical
+        if historical != observation.historical:
+            observation = msgspec.structs.replace(observation, historical=historical)
         message = ObservationMessage(
             VERSION, "", "", 0, self.driver.name, observation, t, uncertainty_ms, self._simulated
         )

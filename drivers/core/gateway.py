@@ -108,8 +108,15 @@ class Gateway:
 
     def _capture(self, device: Device, address: str, simulated: bool) -> Capture:
         folder = Path(self._settings.gateway.capture_dir)
-        now = self._clock.now()
-        return Capture(folder, device.name, device.driver, address, now, simulated=simulated or device.simulated)
+        return Capture(
+            folder,
+            device.name,
+            device.driver,
+            address,
+            self._clock.now(),
+            simulated=simulated or device.simulated,
+            options=device.options,
+        )
 
     # -- life ------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
-from drivers.core.capture import Capture
+from drivers.core.capture import Capture, Sent, Step, Tick
 from drivers.core.feed import DeviceFeed, Output
 from drivers.core.link import LinkLost, LossReason, Transport
 from vitals.clock import Clock
@@ -102,11 +102,11 @@ class Runner:
             _log.error("no capture", device=self._feed.device.name, error=error)
             return None
 
-    def _tee(self, chunk: Chunk) -> None:
+    def _tee(self, step: Step) -> None:
         if self._capture is None:
             return
         try:
-            self._capture.chunk(chunk)
+            self._capture.add(step)
         except OSError as error:
             _log.error("capture ended", device=self._feed.device.name, error=error)
             self._capture = None
@@ -119,6 +119,7 @@ class Runner:
             if stepped.drafts:
                 await self._commit(stepped)
             if chunk is None:
+                self._tee(Tick(now))
                 await self._handle(transport, session.tick(now))
                 await self._commit(self._feed.tick(now))
                 continue
@@ -135,6 +136,7 @@ class Runner:
         for event in events:
             if isinstance(event, Send):
                 await transport.send(event)
+                self._tee(Sent(self._clock.now(), event))
 
 
 async def _with_ticks(transport: Transport) -> AsyncIterator[Chunk | None]:

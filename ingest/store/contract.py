@@ -102,7 +102,7 @@ class StripTail(NamedTuple):
 
 
 class StoreDown(Exception):
-    """Nothing can be written at the moment, and nothing of this batch was. Keep the messages and try again."""
+    """The batch is not stored as a whole. Keep its messages and append it again: what of it was written stays once."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

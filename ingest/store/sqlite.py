@@ -4,7 +4,6 @@
 MessagePack; the columns beside them are only for finding them.
 """
 
-import fcntl
 import secrets
 import sqlite3
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from ingest.store.contract import (
     same_strip,
     strip_end,
 )
+from ingest.store.lock import own
 from vitals.clock import NS, Instant
 from vitals.errors import StoreError
 from vitals.messages import FlaggedMessage, ObservationMessage, StripMessage
@@ -92,7 +92,7 @@ class SqliteStore:
                 do="Start ingest first, or correct ingest.store.path.",
             )  # fmt: skip
         if not read_only:
-            self._lock = _own(path)
+            self._lock = own(path, "ingest.store.path")
         try:
             self._db = _open(path, read_only=read_only)
             (self._id,) = self._db.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
@@ -275,28 +275,6 @@ class SqliteStore:
 
 def _digest(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
-
-
-def _own(path: Path) -> IO[bytes]:
-    """One writer: a second ingest on the same file is told so at once, not by a lock that times out later."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = Path(f"{path}.lock").open("wb")  # noqa: SIM115  held for the life of the store
-    except OSError as error:
-        raise StoreError(
-            f"The store {path} cannot be opened.", expected="a folder we may write", found=str(error),
-            do="Correct ingest.store.path, or the folder's permissions.",
-        ) from None  # fmt: skip
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise StoreError(
-            f"The store {path} is in use.", expected="one ingest for one store",
-            found="another process that holds its lock",
-            do="Stop the other ingest, or give this one its own ingest.store.path.",
-        ) from None  # fmt: skip
-    return lock
 
 
 def _open(path: Path, *, read_only: bool) -> sqlite3.Connection:

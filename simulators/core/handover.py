@@ -2,7 +2,7 @@
 
 What the cuff and the thermometer have in common: every `interval_s` a run, values shown to a host meanwhile, the
 result indicated oldest first, the link ended when all is confirmed, and a wall clock that a host can set. Options
-read here: `interval_s`, `first_s`, `clock_skew_s`.
+read here: `interval_s`, `first_s`, `clock_skew_s`, `battery`.
 """
 
 from abc import ABC, abstractmethod
@@ -30,11 +30,18 @@ LINGER_NS: Final = NS // 4
 IDLE_NS: Final = 30 * NS
 """A host that connects and subscribes to nothing loses the link after this."""
 RETRY_NS: Final = 5 * NS
+UNCONFIRMED_NS: Final = 30 * NS
+"""An indication that is not confirmed ends the link (Core Vol 3 Part F 3.3.3); it is sent again at the next one."""
 INVALID_LENGTH: Final = 0x0D
 OUT_OF_RANGE: Final = 0x80
 _READ: Final = Property.READ
 
 FIRST: Final = Option("first_s", float, "Seconds to the first reading; left out: drawn from the seed, 1 to 12.")
+BATTERY: Final = Option("battery", int, "Percent that the battery service tells.", 87)
+DAYS_OFF: Final = {"clock_skew_s": 3 * 86_400.0}
+"""The trick `wrong_clock`: somebody set the wrong day."""
+LOW_BATTERY: Final = {"battery": 7}
+"""The trick `low_battery`. 0x180F tells a percentage and no more, so it is the number that is low."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -68,6 +75,8 @@ class Handover(ABC):
         self.stored: deque[bytes] = deque(maxlen=MEMORY)
         """Readings no host has confirmed, oldest first."""
         self._in_flight = 0
+        self._told_at: Instant = 0
+        """When the oldest indication on its way became the oldest."""
         self._run: Run | None = None
         self._next_step = 0
         self._connected_at: Instant | None = None
@@ -108,6 +117,8 @@ class Handover(ABC):
             return False
         if self._subscribed_at is None:
             return self._now - self._connected_at > IDLE_NS
+        if self._in_flight and self._now - self._told_at > UNCONFIRMED_NS:
+            return True
         return not self._busy and self._now - self._quiet_until > LINGER_NS
 
     def connected(self, at: Instant) -> None:
@@ -141,10 +152,11 @@ class Handover(ABC):
         return []
 
     def confirmed(self, send: Send, at: Instant) -> None:
-        if send.channel == self.measurement and self.stored:
+        # A value that is not the oldest one was doubled or damaged on the way: it confirms nothing.
+        if send.channel == self.measurement and self.stored and send.data == self.stored[0]:
             self.stored.popleft()
             self._in_flight = max(0, self._in_flight - 1)
-            self._quiet_until = at
+            self._quiet_until = self._told_at = at
 
     def advance(self, until: Instant) -> list[Send]:
         self._now = until
@@ -155,6 +167,7 @@ class Handover(ABC):
         sends = self._running(self._run, until) if self._run is not None else []
         if self._listening:
             fresh = list(self.stored)[self._in_flight :]
+            self._told_at = self._told_at if self._in_flight else until
             self._in_flight += len(fresh)
             sends += [Send(value, self.measurement) for value in fresh]
         return sends
@@ -185,12 +198,15 @@ def wire_time(moment: datetime) -> WireDateTime:
     return WireDateTime(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second)
 
 
-def about(model: str, seed: int) -> tuple[Service, ...]:
-    """Device information, battery and clock."""
-    serial = f"SIM{seed % 10**8:08d}"
+def about(model: str, setup: Setup) -> tuple[Service, ...]:
+    """Device information, battery and clock. Raises ValueError for a battery beyond 0 to 100."""
+    serial = f"SIM{setup.seed % 10**8:08d}"
+    battery = int(setup.options["battery"])
+    if not 0 <= battery <= 100:
+        raise ValueError(f"battery {battery}: expected 0 to 100 percent")
     info = {"2a29": "exam-room-vitals simulated", "2a24": model, "2a25": serial, "2a26": "1.0"}
     return (
         Service("180a", tuple(Characteristic(uuid, _READ, text.encode()) for uuid, text in info.items())),
-        Service("180f", (Characteristic("2a19", _READ | Property.NOTIFY, bytes([87])),)),
+        Service("180f", (Characteristic("2a19", _READ | Property.NOTIFY, bytes([battery])),)),
         Service("1805", (Characteristic(CURRENT_TIME, _READ | Property.WRITE),)),
     )

@@ -14,29 +14,44 @@ OPTIONS: Final = (
     Option("profile", str, f"Condition that holds all the time: {', '.join(EFFECTS)}.", "healthy"),
     Option("age", float, "Age in years.", 40.0),
     Option("sex", str, "female or male.", "female"),
-    Option("episodes", str, "kind@start+length in seconds, comma-separated: `fever@60+300, lead_off@90+20`.", ""),
+    Option(
+        "episodes",
+        str,
+        "kind@start+length in seconds, /every to repeat, comma-separated: `fever@60+300, lead_off@90+20/120`.",
+        "",
+    ),
 )
 NAMES: Final = frozenset(option.name for option in OPTIONS)
 
 
+def parse_when(kind: str, when: str) -> Episode:
+    """`90+20` (from 90 s on, for 20 s) or `90+20/60` (again each 60 s) as an episode. Raises ValueError."""
+    span, repeats, every = when.partition("/")
+    start, _, length = span.partition("+")
+    episode = Episode(kind, float(start), float(length), float(every) if repeats else 0.0)
+    if not (0 <= episode.start_s < math.inf and 0 < episode.length_s < math.inf):
+        raise ValueError("expected a start of 0 or more and a length above 0")
+    if repeats and not episode.length_s <= episode.every_s < math.inf:
+        raise ValueError("expected it to be over before it comes again")
+    return episode
+
+
 def parse_episodes(text: str) -> tuple[Episode, ...]:
-    """`fever@60+300, lead_off@90+20` as episodes. Raises SettingsError."""
+    """`fever@60+300, lead_off@90+20/120` as episodes. Raises SettingsError."""
     episodes = []
     for item in filter(None, (part.strip() for part in text.split(","))):
+        kind, _, when = item.partition("@")
         try:
-            kind, _, when = item.partition("@")
-            start, _, length = when.partition("+")
-            episode = Episode(kind.strip(), float(start), float(length))
-            valid = kind.strip() in EFFECTS and episode.start_s >= 0 and 0 < episode.length_s < math.inf
+            if kind.strip() not in EFFECTS:
+                raise ValueError("unknown kind")
+            episodes.append(parse_when(kind.strip(), when))
         except ValueError:
-            valid = False
-        if not valid:
             raise SettingsError(
                 "An episode of a simulated patient cannot be read.",
-                expected=f"kind@start+length, kind one of: {', '.join(EFFECTS)}", found=repr(item),
-                do="Write it like fever@60+300: from 60 s on, for 300 s.",
-            )  # fmt: skip
-        episodes.append(episode)
+                expected=f"kind@start+length or kind@start+length/every, kind one of: {', '.join(EFFECTS)}",
+                found=repr(item),
+                do="Write it like fever@60+300: from 60 s on, for 300 s; lead_off@90+20/120: again each 120 s.",
+            ) from None
     return tuple(episodes)
 
 

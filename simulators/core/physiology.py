@@ -19,6 +19,7 @@ Quantity: TypeAlias = Literal["hr", "sys", "dia", "rr", "temp", "spo2", "glu"]
 EFFECTS: Final[dict[str, dict[Quantity, float]]] = {
     "healthy": {},
     "hypertensive": {"sys": 42, "dia": 22, "hr": 4},
+    "hypertensive_crisis": {"sys": 78, "dia": 52, "hr": 14},
     "hypotensive": {"sys": -34, "dia": -20, "hr": 22},
     "fever": {"temp": 2.3, "hr": 21, "rr": 5, "sys": -4},  # about 9 beats a degree (Liebermeister)
     "hypoxia": {"spo2": -11, "rr": 9, "hr": 16},
@@ -29,7 +30,7 @@ EFFECTS: Final[dict[str, dict[Quantity, float]]] = {
     "lead_off": {},
     "motion": {},
 }
-"""What a profile (always) or an episode (for a while) adds to the quantities of an adult: mm[Hg], /min, Cel, %, mg/dL."""
+"""What a profile (always) or an episode (for a while) adds to an adult: mm[Hg], /min, Cel, %, mg/dL."""
 
 RAMP_S: Final = 8.0
 """How long an episode takes to set in and to fade."""
@@ -63,11 +64,29 @@ _BAROREFLEX: Final = -0.35
 
 
 class Episode(msgspec.Struct, frozen=True):
-    """`kind` (a key of EFFECTS) from `start_s` on for `length_s` seconds of the patient's time."""
+    """`kind` (a key of EFFECTS) from `start_s` on for `length_s` seconds of the patient's time.
+
+    With `every_s` it comes again after that many seconds, for ever; 0: once.
+    """
 
     kind: str
-    start_s: float
-    length_s: float
+    start_s: float = 0.0
+    length_s: float = math.inf
+    every_s: float = 0.0
+
+    def since(self, t: Floats) -> Floats:
+        """Seconds since it last began; negative before the first time. Same shape as `t`."""
+        since = t - self.start_s
+        return np.where(since < 0, since, since % self.every_s) if self.every_s else since
+
+    def times(self, t: Floats) -> Floats:
+        """How often it came again before it last began. Same shape as `t`."""
+        return np.maximum(np.floor((t - self.start_s) / self.every_s), 0.0) if self.every_s else np.zeros_like(t)
+
+    def holds(self, t: Floats) -> npt.NDArray[np.bool_]:
+        """Whether it goes on at `t`. Same shape."""
+        since = self.since(t)
+        return np.asarray((since >= 0) & (since < self.length_s))
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -119,22 +138,23 @@ class _Wander:
 
 def _weight(episode: Episode, t: Floats) -> Floats:
     """0 outside, 1 inside, linear over RAMP_S at both ends."""
-    rise = (t - episode.start_s) / RAMP_S
-    fall = (episode.start_s + episode.length_s - t) / RAMP_S
-    return np.clip(np.minimum(rise, fall), 0.0, 1.0)
+    since = episode.since(t)
+    return np.clip(np.minimum(since, episode.length_s - since) / RAMP_S, 0.0, 1.0)
 
 
 def _weight_integral(episode: Episode, t: Floats) -> Floats:
     """The integral of `_weight` from 0 on, exact: its corners joined by straight lines."""
-    end = episode.start_s + episode.length_s
-    ramp = min(RAMP_S, episode.length_s / 2)
+    length = episode.length_s
+    ramp = min(RAMP_S, length / 2)
     top = ramp / RAMP_S
 
-    def ramped(edge: float) -> Floats:
-        x = np.clip(t - edge, 0.0, ramp)
-        return x * x / (2 * RAMP_S) + top * np.maximum(t - edge - ramp, 0.0)
+    def ramped(since: Floats) -> Floats:
+        x = np.clip(since, 0.0, ramp)
+        return x * x / (2 * RAMP_S) + top * np.maximum(since - ramp, 0.0)
 
-    return ramped(episode.start_s) - ramped(end - ramp)
+    since = episode.since(t)
+    last = ramped(since) - ramped(since - (length - ramp))
+    return last + episode.times(t) * top * (length - ramp) if episode.every_s else last
 
 
 class Physiology:
@@ -145,6 +165,7 @@ class Physiology:
         for kind in (profile.condition, *(e.kind for e in profile.episodes)):
             if kind not in EFFECTS:
                 raise ValueError(f"unknown condition {kind!r}; known: {', '.join(EFFECTS)}")
+        self._seed = seed
         rng = np.random.default_rng(seed)
         self._wander: dict[Quantity, _Wander] = {
             q: _Wander(rng, deviation) for q, deviation in _WANDER.items() if q != "glu"
@@ -197,16 +218,27 @@ class Physiology:
 
     def lead_off(self, t: float) -> bool:
         """Whether an EKG electrode hangs loose at `t`."""
-        return self._holds("lead_off", t)
+        return bool(self._holds("lead_off", np.asarray(t, dtype=np.float64)))
 
     def motion(self, t: float) -> bool:
         """Whether the patient moves at `t`, so that signals are disturbed."""
+        return bool(self.moving(np.asarray(t, dtype=np.float64)))
+
+    def moving(self, t: Floats) -> npt.NDArray[np.bool_]:
+        """`motion` of many moments. Same shape as `t`."""
         return self._holds("motion", t)
 
-    def _holds(self, kind: str, t: float) -> bool:
-        if self.profile.condition == kind:
-            return True
-        return any(e.kind == kind and e.start_s <= t < e.start_s + e.length_s for e in self.profile.episodes)
+    def seen_with(self, *episodes: Episode) -> "Physiology":
+        """The same patient as a device sees him to whom `episodes` happen too."""
+        profile = self.profile
+        return Physiology(self._seed, msgspec.structs.replace(profile, episodes=(*profile.episodes, *episodes)))
+
+    def _holds(self, kind: str, t: Floats) -> npt.NDArray[np.bool_]:
+        holds = np.full(t.shape, self.profile.condition == kind)
+        for episode in self.profile.episodes:
+            if episode.kind == kind:
+                holds |= episode.holds(t)
+        return holds
 
     def at(self, t: float) -> State:
         """The patient at `t` seconds."""

@@ -42,6 +42,9 @@ class SimulatedKind(msgspec.Struct, frozen=True):
     transport: Literal["serial", "ble"]
     factory: Callable[[Setup], Simulator]
     options: tuple[Option, ...] = ()
+    tricks: Mapping[str, Options] = {}
+    """Mischief of the device itself (mischief.py) that it can have, and the options it then gets; none where the trick
+    is the patient's (`lead_off`, `motion`) and the device shows it by itself."""
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import cast
 
 from simulators.core.contract import Simulator
 from simulators.core.gatt import GattDevice
-from simulators.core.mischief import Mischief, parse_rates
+from simulators.core.mischief import Mischief, applied, parse
 from simulators.core.patient import NAMES, patients
 from simulators.core.physiology import Physiology
 from simulators.core.registry import Setup, SimulatedKind, complete, derive_seed, find
@@ -23,7 +23,14 @@ from vitals.settings import Simulate, SimulatedDevice
 
 __all__ = ["COMMON", "ReplayCounts", "make_all", "replay", "run"]
 
-COMMON = (Option("mischief", str, "What goes wrong: `drop=0.01, flip=0.02` (see simulators/core/mischief.py).", ""),)
+COMMON = (
+    Option(
+        "mischief",
+        str,
+        "What goes wrong: `drop=0.01, wrong_clock, lead_off@90+20` (docs/scenarios.md has them all).",
+        "",
+    ),
+)
 """Options of every simulated device, beside its own and those of the room's patient."""
 _log = Log("simulators")
 
@@ -79,15 +86,16 @@ def _make(
     own = {name: value for name, value in device.options.items() if name not in NAMES}
     options = complete(f"The simulated {kind.name}", (*kind.options, *COMMON), own)
     seed = derive_seed(settings.seed, device.room, kind.name, device.link or device.address)
+    tricks = parse(str(options["mischief"]))
+    setup = applied(kind, Setup(seed, patient, start, options, zone), tricks)
     try:
-        simulator = kind.factory(Setup(seed, patient, start, options, zone))
+        simulator = kind.factory(setup)
     except ValueError as error:
         raise SettingsError(
             f"The simulated {kind.name} in room {device.room!r} cannot be made.", expected="options it understands",
             found=str(error), do="Correct simulate.devices options.",
         ) from None  # fmt: skip
-    rates = parse_rates(str(options["mischief"]))
-    return Mischief(simulator, seed, rates) if rates else simulator
+    return Mischief(simulator, seed, tricks, start) if tricks else simulator
 
 
 def _check_place(settings: Simulate, device: SimulatedDevice, kind: SimulatedKind) -> None:

@@ -15,6 +15,8 @@ RESP_COUNTS = 900.0
 """Peak of the respiration impedance trace, counts."""
 IR_DC, PULSE_DEPTH = 810_000.0, 0.012
 """Infrared level of a finger in counts, and the part of it that pulses."""
+WANDER_UV, MUSCLE_UV = 900.0, 220.0
+"""What a moving patient adds to the EKG: electrodes that shift on the skin (peak), and muscles (standard deviation)."""
 TRANSIT = 1.6
 """Radians of the beat from the R wave to the pulse at the finger."""
 
@@ -54,6 +56,7 @@ class ModelSource:
         self.rate_hz = rate_hz
         self._patient = patient
         self._ekg = Ekg(patient, rate_hz, seed, start_s)
+        self._muscle = np.random.default_rng(seed + 1)
         self._scale = uv_per_count
         self._start_s = start_s
         self._taken = 0
@@ -62,6 +65,7 @@ class ModelSource:
         t = self._start_s + (self._taken + np.arange(count, dtype=np.float64)) / self.rate_hz
         self._taken += count
         uv, phase = self._ekg.take(count)
+        uv = uv + self._disturbance(t)
         pulse = _pulse(phase)
         # R = (AC/DC red) / (AC/DC infrared); SpO2 = 110 - 25 R is the textbook calibration.
         spo2 = self._patient.at(float(np.floor(t[0]))).spo2 if count else 98.0
@@ -72,6 +76,12 @@ class ModelSource:
             ir=_counts(IR_DC * (1.0 - PULSE_DEPTH * pulse)),
             red=_counts(0.8 * IR_DC * (1.0 - ratio * PULSE_DEPTH * pulse)),
         )
+
+    def _disturbance(self, t: Floats) -> Floats:
+        """Microvolt that motion adds. Drawn whether or not he moves, so that calm samples are what they would be."""
+        muscle = self._muscle.normal(0.0, MUSCLE_UV, len(t)) * (0.3 + np.abs(np.sin(4.1 * t)))
+        wander = WANDER_UV * (0.6 * np.sin(2.3 * t) + 0.4 * np.sin(9.7 * t + 1.0))
+        return np.where(self._patient.moving(t), muscle + wander, 0.0)
 
 
 class ArraySource:

@@ -81,24 +81,118 @@ def simulate(config: Config = DEFAULT, log_level: LogLevel = "info") -> None:
 
 @app.command()
 def replay(
-    record: Annotated[Path, typer.Argument(help="A WFDB record, such as mitdb/101 (without an ending).")],
+    path: Annotated[
+        Path, typer.Argument(help="A capture (.jsonl), or a WFDB record such as mitdb/101 (without an ending).")
+    ],
     link: Annotated[Path, typer.Option(help="Where the pseudo terminal appears.")] = Path("var/replay-tty"),
+    air: Annotated[
+        Path, typer.Option(help="Where the simulated air listens, for a capture of a Bluetooth device.")
+    ] = Path("var/replay-air"),
     lead: Annotated[int, typer.Option(help="Which signal of the record, counted from 0.")] = 0,
     speed: Annotated[
-        float, typer.Option(help="1 is real time, 10 ten times faster, 0 as fast as the gateway reads.")
+        float, typer.Option(min=0, help="1 is real time, 10 ten times faster, 0 as fast as the gateway reads.")
     ] = 1.0,
     log_level: LogLevel = "info",
 ) -> None:
-    """Play a recorded EKG through the bytes of a ProtoCentral OpenView board, for a gateway to read."""
-    from vitals.cli import wiring
+    """Play a capture, or a recorded EKG through the bytes of an OpenView board, for a gateway to read."""
+    from vitals.cli import replay_capture, wiring
 
     log.set_up(log_level)
-    asyncio.run(wiring.until_signal(lambda stop: wiring.run_replay(record, link.absolute(), lead, speed, stop)))
+    if not replay_capture.is_capture(path):
+        asyncio.run(wiring.until_signal(lambda stop: wiring.run_replay(path, link.absolute(), lead, speed, stop)))
+        return
+    drivers = wiring.load_drivers()
+    asyncio.run(
+        wiring.until_signal(
+            lambda stop: replay_capture.run(path, drivers, link.absolute(), air.absolute(), speed, wiring.CLOCK, stop)
+        )
+    )
+
+
+@app.command()
+def decode(
+    driver: Annotated[str, typer.Argument(help="The driver's name, such as bp_gatt.")],
+    hex_: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[HEX]...", help="One chunk each: hex, CHANNEL:hex, +MS for time that passes, - for standard input."
+        ),
+    ] = None,
+    channel: Annotated[str, typer.Option(help="The characteristic the chunks come from: 2a35, or 128 bits.")] = "",
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the driver, NAME=VALUE. May be repeated.")
+    ] = None,
+    at: Annotated[str, typer.Option(help="When the chunks arrived. Left out: always the same moment.")] = "",
+    capture: Annotated[Path | None, typer.Option(help="Decode this capture instead of HEX.")] = None,
+) -> None:
+    """Print what a driver makes of bytes: one JSON event a line, always the same for the same bytes."""
+    from vitals.cli import decoding, wiring
+
+    found = decoding.find_driver(driver, wiring.load_drivers())
+    options = decoding.parse_options(found, option or ())
+    when = decoding.parse_moment(at) if at else decoding.RECEIVED_AT
+    for line in decoding.run(found, options, hex_ or (), channel, when, capture, sys.stdin):
+        print(line, flush=True)
+
+
+@app.command()
+def devices(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+) -> None:
+    """List the drivers, and the plug-ins that did not load."""
+    from drivers.core.registry import load_all
+    from vitals.cli import device_list
+
+    found = device_list.describe(load_all())
+    print(msgspec.json.encode(found).decode() if as_json else device_list.text(found))
+
+
+@app.command()
+def scan(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            envvar="VITALS_CONFIG",
+            help="Settings, to know what is there already. vitals.toml if it is here.",
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long to listen for Bluetooth devices.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+) -> None:
+    """List serial lines and Bluetooth devices in reach, with the settings to paste for each."""
+    from vitals.cli import scanning, wiring
+
+    settings = wiring.settings_or_defaults(config)
+    backend = wiring.make_backend(settings.gateway.ble)
+    found = asyncio.run(scanning.scan(settings, wiring.load_drivers(), backend, seconds))
+    print(msgspec.json.encode(found).decode() if as_json else scanning.text(found, settings))
+    scanning.require_radio(found, settings)
+
+
+def _list_scenarios(wanted: bool) -> None:
+    if not wanted:
+        return
+    from simulators.core.scenario import load, names
+
+    for name in names():
+        print(f"{name:<22}{load(name).title}")
+    raise typer.Exit
 
 
 @app.command()
 def demo(
-    rooms: Annotated[int, typer.Option(min=1, max=16, help="How many rooms.")] = 6,
+    scenario: Annotated[
+        str, typer.Option(help="What happens: a name of --list-scenarios, or the path of your own .toml file.")
+    ] = "busy-morning",
+    list_scenarios: Annotated[
+        bool,
+        typer.Option("--list-scenarios", callback=_list_scenarios, is_eager=True, help="Name the scenarios and end."),
+    ] = False,
+    rooms: Annotated[
+        int | None, typer.Option(min=1, max=16, help="How many rooms; left out: as many as the scenario has.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port of the board.")] = 8090,
     broker_port: Annotated[int, typer.Option(help="Port of the MQTT broker.")] = 18830,
     seed: Annotated[int, typer.Option(help="Seed of everything simulated.")] = 1,
@@ -106,10 +200,13 @@ def demo(
     restart: Annotated[bool, typer.Option(help="Start a part again 5 s after it ended.")] = True,
 ) -> None:
     """A whole simulated clinic on this machine: broker, devices, gateway, ingest and board."""
+    from simulators.core.scenario import load
     from vitals.cli.demo import Demo
     from vitals.cli.wiring import CLOCK
 
-    Demo(folder.absolute(), CLOCK, restart=restart).run(rooms=rooms, port=port, broker_port=broker_port, seed=seed)
+    Demo(folder.absolute(), CLOCK, restart=restart).run(
+        load(scenario), rooms=rooms, port=port, broker_port=broker_port, seed=seed
+    )
 
 
 @app.command("check-config")

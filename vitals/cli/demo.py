@@ -10,7 +10,9 @@ import urllib.request
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from simulators.core.scenario import Scenario
 from vitals.cli import demo_broker, demo_settings
+from vitals.cli.outages import Outages
 from vitals.clock import NS, Clock
 from vitals.errors import PortTaken, VitalsError
 
@@ -35,16 +37,20 @@ class Demo:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._due: dict[str, int] = {}
         self._parts: dict[str, Part] = {}
+        self._out: set[str] = set()
+        """Parts that an outage of the scenario keeps away."""
         self._stopping = False
 
-    def run(self, *, rooms: int, port: int, broker_port: int, seed: int) -> None:
-        """Until SIGINT or SIGTERM."""
+    def run(self, scenario: Scenario, *, rooms: int | None, port: int, broker_port: int, seed: int) -> None:
+        """Until SIGINT or SIGTERM. Raises SettingsError for a scenario these rooms cannot play."""
+        demo_settings.require_fittings(scenario)
         for number, option in ((port, "--port"), (broker_port, "--broker-port")):
             require_free(number, option)
         broker = demo_broker.prepare(self._folder, broker_port)
         path = demo_settings.write(
-            self._folder, rooms=rooms, board_port=port, broker_port=broker_port, window=broker.window, seed=seed
-        )
+            self._folder, scenario, rooms=rooms, board_port=port, broker_port=broker_port, window=broker.window,
+            seed=seed,
+        )  # fmt: skip
         self._parts = {"broker": Part("broker", broker.command)} | {
             name: Part(name, [sys.executable, "-m", "vitals.cli", name, "--config", str(path)]) for name in PARTS
         }
@@ -55,10 +61,15 @@ class Demo:
                 self._start(name)
             self._await_board(port)
             print(
-                _WELCOME.format(port=port, broker=broker.name, rooms=rooms, folder=self._folder, config=path),
+                _WELCOME.format(
+                    title=scenario.title, see=scenario.see.strip(), rooms=rooms or len(scenario.rooms),
+                    broker=broker.name, port=port, folder=self._folder, config=path,
+                ),
                 flush=True,
-            )
+            )  # fmt: skip
+            outages = Outages(scenario.outages, self._clock.monotonic())
             while not self._stopping:
+                self._keep_away(outages.due(self._clock.monotonic()))
                 self._watch()
                 time.sleep(0.2)
         finally:
@@ -70,6 +81,20 @@ class Demo:
                 self._parts[name].command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
         (self._folder / f"{name}.pid").write_text(str(self._running[name].pid), encoding="utf-8")
+
+    def _keep_away(self, parts: set[str]) -> None:
+        """kill -9 what an outage begins for; start again what one is over for."""
+        for name in parts - self._out:
+            self._due.pop(name, None)
+            process = self._running.pop(name, None)
+            if process is not None:
+                process.kill()
+                process.wait()
+            print(f"{name} fails, as the scenario says", flush=True)
+        for name in self._out - parts:
+            self._start(name)
+            print(f"{name} started again", flush=True)
+        self._out = parts
 
     def _watch(self) -> None:
         for name, process in list(self._running.items()):
@@ -147,6 +172,7 @@ def require_free(port: int, option: str) -> None:
 
 _WELCOME: Final = """
 The simulated clinic is running: {rooms} rooms, broker: {broker}.
+{title}. {see}
 
     Board   http://127.0.0.1:{port}/
     Logs    {folder}/*.log

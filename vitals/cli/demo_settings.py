@@ -1,53 +1,91 @@
 """The settings of the demo clinic, as a plain TOML file a person can read and change."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from simulators.core.scenario import Room, Scenario
+from vitals.driver import OptionValue
+from vitals.errors import SettingsError
 
-class Patient(NamedTuple):
-    """A made-up person in a room, and what the scenario does to them."""
+
+class Fitting(NamedTuple):
+    """A device every room has: the same stem reads it and simulates it. `place`: its Bluetooth address or its line."""
 
     name: str
-    age: int
-    sex: str
-    profile: str
+    kind: str
+    place: str
+    options: Mapping[str, OptionValue] = {}
+    """Of the driver and of the simulated device alike."""
+    simulated: Mapping[str, OptionValue] = {}
+    every_s: int = 0
+    """How often the first room's measures; later rooms' are slower, so that they do not all call at once."""
 
 
-# Names as on the design's reference pictures; no real person is meant.
-PATIENTS: Final = (
-    Patient("Nguyen, Linh", 34, "female", "healthy"),
-    Patient("Okafor, Daniel", 61, "male", "healthy"),
-    Patient("Brandt, Ute", 58, "female", "hypertensive"),
-    Patient("Rivera, Marisol", 72, "female", "hypoxia"),
-    Patient("Jensen, Karl", 66, "male", "tachycardia"),
-    Patient("Haddad, Omar", 37, "male", "fever"),
-    Patient("Cohen, Ruth", 80, "female", "healthy"),
-    Patient("Silva, Tomas", 29, "male", "healthy"),
-)
 UV_PER_COUNT: Final = 5.0
 """What one count of the simulated board is worth; a real one needs its own measured factor."""
-TEMPERATURE_S: Final = 45
-"""How often the first room's thermometer measures, later ones slower, so that they do not all call at once."""
+FITTINGS: Final = (
+    Fitting("cuff", "bp_gatt", 'address = "F0:00:00:00:00:{n:02X}"', every_s=25),
+    Fitting("thermometer", "thermometer_gatt", 'address = "F1:00:00:00:00:{n:02X}"', {}, {"site": "mouth"}, 45),
+    Fitting("monitor", "ekg_openview", '{line} = "tty/monitor-{n}"', {"uv_per_count": UV_PER_COUNT}),
+    Fitting("meter", "glucometer_ultramini", '{line} = "tty/meter-{n}"', {}, {"records": 3}, 120),
+)
+SLOWER_S: Final = 5
 
 
 def write(
-    folder: Path, *, rooms: int, board_port: int, broker_port: int, window: int, seed: int, interval_s: int = 25
-) -> Path:
-    """Write `folder`/vitals.toml and return its path. The first cuff measures each `interval_s`, later ones slower."""
+    folder: Path, scenario: Scenario, *, rooms: int | None = None, board_port: int, broker_port: int, window: int,
+    seed: int,
+) -> Path:  # fmt: skip
+    """Write `folder`/vitals.toml and return its path. `rooms`: so many, beginning anew with the scenario's first.
+
+    Raises SettingsError for a scenario with a kind of device that these rooms do not have.
+    """
+    require_fittings(scenario)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "vitals.toml"
     parts = [_HEAD.format(board=board_port, broker=broker_port, window=window, seed=seed)]
-    for number in range(1, rooms + 1):
-        patient = PATIENTS[(number - 1) % len(PATIENTS)]
-        parts.append(
-            _ROOM.format(
-                n=number, address=f"F0:00:00:00:00:{number:02X}", thermometer=f"F1:00:00:00:00:{number:02X}",
-                uv=UV_PER_COUNT, interval=interval_s + (number - 1) * 5, temperature_s=TEMPERATURE_S + (number - 1) * 5,
-                **patient._asdict(),
-            )
-        )  # fmt: skip
+    for n in range(1, (rooms or len(scenario.rooms)) + 1):
+        room = scenario.rooms[(n - 1) % len(scenario.rooms)]
+        parts.append(_ROOM.format(n=n, name=json.dumps(room.name), age=room.age, sex=room.sex))
+        parts += [_device(n, room, fitting) for fitting in FITTINGS]
     path.write_text("".join(parts), encoding="utf-8")
     return path
+
+
+def require_fittings(scenario: Scenario) -> None:
+    """Raises SettingsError for a kind of device the demo's rooms do not have."""
+    known = [fitting.kind for fitting in FITTINGS]
+    for room in scenario.rooms:
+        for kind in (*room.mischief, *room.options):
+            if kind not in known:
+                raise SettingsError(
+                    f"The demo's rooms have no {kind}.", expected=f"one of: {', '.join(known)}", found=repr(kind),
+                    do="Correct mischief or options of the scenario.",
+                )  # fmt: skip
+
+
+def _device(n: int, room: Room, fitting: Fitting) -> str:
+    options = {**fitting.options, **fitting.simulated}
+    if fitting.every_s:
+        options["interval_s"] = float(fitting.every_s + (n - 1) * SLOWER_S)
+    if fitting is FITTINGS[0]:
+        # The patient's options may stand on one device of the room only.
+        options |= room.patient()
+    if fitting.kind in room.mischief:
+        options["mischief"] = room.mischief[fitting.kind]
+    options |= room.options.get(fitting.kind, {})
+    return _DEVICE.format(
+        n=n, name=fitting.name, kind=fitting.kind, place=fitting.place.format(n=n, line="port"),
+        simulated_place=fitting.place.format(n=n, line="link"), options=_inline(fitting.options),
+        simulated=_inline(options),
+    )  # fmt: skip
+
+
+def _inline(options: Mapping[str, OptionValue]) -> str:
+    """An inline table. JSON's text, numbers and booleans are TOML's too."""
+    return f"{{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in options.items())} }}" if options else "{}"
 
 
 _HEAD: Final = """\
@@ -82,44 +120,21 @@ _ROOM: Final = """
 # ---- room {n}
 [[board.rooms]]
 id = "{n}"
-demo_patient = "{name}"
+demo_patient = {name}
 demo_age_years = {age}
 demo_sex = "{sex}"
-
+"""
+_DEVICE: Final = """
 [[gateway.devices]]
-name = "cuff-{n}"
-driver = "bp_gatt"
+name = "{name}-{n}"
+driver = "{kind}"
 room = "{n}"
-address = "{address}"
-
-[[gateway.devices]]
-name = "thermometer-{n}"
-driver = "thermometer_gatt"
-room = "{n}"
-address = "{thermometer}"
-
-[[gateway.devices]]
-name = "monitor-{n}"
-driver = "ekg_openview"
-room = "{n}"
-port = "tty/monitor-{n}"
-options = {{ uv_per_count = {uv} }}
+{place}
+options = {options}
 
 [[simulate.devices]]
-kind = "bp_gatt"
+kind = "{kind}"
 room = "{n}"
-address = "{address}"
-options = {{ interval_s = {interval}, profile = "{profile}", age = {age}.0, sex = "{sex}" }}
-
-[[simulate.devices]]
-kind = "thermometer_gatt"
-room = "{n}"
-address = "{thermometer}"
-options = {{ interval_s = {temperature_s}, site = "mouth" }}
-
-[[simulate.devices]]
-kind = "ekg_openview"
-room = "{n}"
-link = "tty/monitor-{n}"
-options = {{ uv_per_count = {uv} }}
+{simulated_place}
+options = {simulated}
 """

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ingest.store.sqlite import SqliteStore
+from ingest.store.contract import StoreDown
+from ingest.store.opening import open_reader, whereabouts
 from vitals import settings as conf
 from vitals.cli import wiring
 from vitals.cli.demo import require_free
-from vitals.errors import DeviceError
+from vitals.errors import DeviceError, StoreError
 
 BROKER_S: Final = 5.0
 
@@ -31,15 +32,26 @@ def run(settings: conf.Settings) -> Iterator[str]:
     finally:
         broker.stop()
     yield f"broker {settings.broker.host}:{settings.broker.port} accepts us"
-    path = Path(settings.ingest.store.path)
-    if path.exists():
-        store = SqliteStore(path, read_only=True)
-        yield f"store {path} is in order: {store.store_id}"
-        store.close()
-    else:
-        yield f"store {path} will be made"
+    yield _store(settings)
     require_free(settings.board.port, "board.port")
     yield f"board port {settings.board.port} is free"
+
+
+def _store(settings: conf.Settings) -> str:
+    where = whereabouts(settings)
+    if settings.ingest.store.kind == "sqlite" and not Path(settings.ingest.store.path).exists():
+        return f"store {where} will be made"
+    store = open_reader(settings)
+    try:
+        name = store.store_id
+    except StoreDown as down:
+        raise StoreError(
+            f"The store ({where}) cannot be read.", expected="an answer to a query", found=down.reason,
+            do="Start InfluxDB, or correct [ingest.store] or its token.",
+        ) from None  # fmt: skip
+    finally:
+        store.close()
+    return f"store {where} is in order: {name}" if name else f"store {where} answers; ingest will begin it"
 
 
 def _line(device: conf.Device) -> None:

@@ -16,15 +16,13 @@ from drivers.core import registry
 from drivers.core.gateway import Gateway, check_device
 from drivers.transports.ble import Backend
 from ingest import service
-from ingest.store.contract import HistoryPoint
-from ingest.store.sqlite import SqliteStore
+from ingest.store.opening import LazyReader, whereabouts
 from vitals import settings as conf
 from vitals.broker import Broker, Will
-from vitals.clock import Instant, SystemClock
+from vitals.clock import SystemClock
 from vitals.driver import Driver
 from vitals.errors import SettingsError, VitalsError
 from vitals.log import Log
-from vitals.messages import FlaggedMessage
 
 CLOCK = SystemClock()
 _log = Log("wiring")
@@ -91,30 +89,9 @@ async def run_board(settings: conf.Settings, stop: asyncio.Event) -> None:
     broker = make_broker(settings, "board", subscriptions=app.subscriptions(settings.site.id))
     broker.start()
     try:
-        await app.serve(settings, broker, LazyStore(Path(settings.ingest.store.path)), CLOCK, stop, listener=listener)
+        await app.serve(settings, broker, LazyReader(settings), CLOCK, stop, listener=listener)
     finally:
         await asyncio.to_thread(broker.stop)
-
-
-class LazyStore:
-    """The store for reading, opened when it is first there: the board may start before ingest has made it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._store: SqliteStore | None = None
-
-    def latest(self, room: str) -> list[FlaggedMessage]:
-        store = self._open()
-        return store.latest(room) if store else []
-
-    def history(self, room: str, metric: str, since: Instant) -> list[HistoryPoint]:
-        store = self._open()
-        return store.history(room, metric, since) if store else []
-
-    def _open(self) -> SqliteStore | None:
-        if self._store is None and self._path.exists():
-            self._store = SqliteStore(self._path, read_only=True)
-        return self._store
 
 
 def run_ingest(settings: conf.Settings) -> None:
@@ -199,7 +176,7 @@ def check(settings: conf.Settings) -> list[str]:
     return [
         f"site {settings.site.id}, broker {settings.broker.host}:{settings.broker.port}",
         f"{len(settings.gateway.devices)} devices, drivers {', '.join(sorted(drivers))}",
-        f"{len(rooms)} rooms on the board, store {settings.ingest.store.kind} at {settings.ingest.store.path}",
+        f"{len(rooms)} rooms on the board, store {whereabouts(settings)}",
     ]
 
 
@@ -214,3 +191,9 @@ async def until_signal(work: Callable[[asyncio.Event], Awaitable[None]]) -> None
 
 def settings_at(path: Path) -> conf.Settings:
     return conf.load(path)
+
+
+def settings_or_defaults(path: Path | None) -> conf.Settings:
+    """Those at `path`; without one, those of vitals.toml in this folder if it is there, else the defaults."""
+    here = Path("vitals.toml")
+    return conf.load(path or here) if path or here.exists() else conf.Settings()

@@ -1,0 +1,140 @@
+"""One batch decided: which rows are new and at what time, which are there already, which wait for another's fate."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TypeAlias, TypeVar
+
+from ingest.store.contract import CONFLICT, DUPLICATE, EvaluationRow, ObservationRow, Row, RowOutcome, StripRow
+from ingest.store.ledger import Kept, Ledger
+from ingest.store.points import BUMPS, Draft, reading_digest
+
+CROWDED = RowOutcome("refused", f"more than {BUMPS} rows want one nanosecond")
+"""Further than that nobody has looked. Only who makes identities for the purpose gets there."""
+R = TypeVar("R", ObservationRow, StripRow, EvaluationRow)
+Taken: TypeAlias = tuple[str, str, int | None]
+"""Key and digest of the row at a time; its number when it is of this batch."""
+Seen: TypeAlias = dict[str, dict[int, Taken]]
+"""By lane: what stands at which time."""
+
+
+def promised_as(before: Kept, one: Draft) -> bool:
+    """Whether writing this reading now would write the very point that was promised."""
+    return (before.lane, before.t, before.same) == (one.lane, one.t, one.same)
+
+
+class Plan:
+    """`outcomes` of rows that need no writing, `times` of those that do."""
+
+    def __init__(self, drafts: Mapping[int, Draft], kept: Mapping[str, Kept], seen: Seen, ledger: Ledger) -> None:
+        """Decide in the order of the batch, and promise the times; within a transaction of the ledger."""
+        self.outcomes: dict[int, RowOutcome] = {}
+        self.times: dict[int, int] = {}
+        self._drafts = drafts
+        self._kept = kept
+        self._seen = seen
+        self._newest: dict[str, int] = {}
+        self._ledger = ledger
+        self._readings: dict[str, tuple[int, Kept]] = {}
+        self._leaders: dict[int, int] = {}
+        """Rows whose outcome holds only if that other row of the batch is stored."""
+        for number, one in drafts.items():
+            if isinstance(one.row, ObservationRow):
+                self._reading(number, one)
+            elif not isinstance(one.row, EvaluationRow) or self._is_kept(number, one.row):
+                self._place(number, one)
+        ledger.raise_marks(self._newest)
+        self._first_no = ledger.numbers(sum(1 for _ in self.written(EvaluationRow)))
+
+    # -- deciding ------------------------------------------------------------------------------------------------
+
+    def _reading(self, number: int, one: Draft) -> None:
+        if one.key in self._readings:
+            leader, kept = self._readings[one.key]
+            self._settled(number, leader, kept.same == one.same)
+            return
+        before = self._kept.get(one.key)
+        if before and before.stored:
+            self._settled(number, None, before.same == one.same)
+            return
+        if before is None or not promised_as(before, one):
+            before = self._ledger.promise(one.key, Kept(one.lane, one.wished, one.t, one.room, one.same, False))
+        self._readings[one.key] = (number, before)
+        self.times[number] = before.ts
+
+    def _place(self, number: int, one: Draft) -> None:
+        """The first free time from the wished one, unless the row itself is met on the way."""
+        taken = self._seen.setdefault(one.lane, {})
+        time = one.wished
+        while time in taken:
+            key, same, leader = taken[time]
+            if key == one.key:
+                self._settled(number, leader, same == one.same)
+                return
+            time += 1
+        if time > one.wished + BUMPS:
+            self.outcomes[number] = CROWDED
+            return
+        taken[time] = (one.key, one.same, number)
+        self._newest[one.lane] = max(time, self._newest.get(one.lane, -1))
+        self.times[number] = time
+
+    def _settled(self, number: int, leader: int | None, same: bool) -> None:
+        self.outcomes[number] = DUPLICATE if same else CONFLICT
+        if leader is not None:
+            self._leaders[number] = leader
+
+    def _is_kept(self, number: int, row: EvaluationRow) -> bool:
+        """Whether the reading, as it was judged, is the one kept under its id. The first time of a reading wins."""
+        if row.reading is None:
+            return True
+        leader, kept = self._readings.get(row.message.id, (None, self._kept.get(row.message.id)))
+        as_judged = (row.room, row.message.t, reading_digest(row.reading))
+        if leader is not None:
+            self._leaders[number] = leader
+        if kept and (kept.stored or leader is not None) and (kept.room, kept.t, kept.same) == as_judged:
+            return True
+        self.outcomes[number] = DUPLICATE
+        return False
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def written(self, kind: type[R]) -> Iterator[tuple[int, Draft, R]]:
+        for n in self.times:
+            row = self._drafts[n].row
+            if isinstance(row, kind):
+                yield n, self._drafts[n], row
+
+    def rows(self) -> dict[int, str]:
+        """The line of each row that is no evaluation."""
+        drafts = self._drafts
+        return {n: f"{drafts[n].line} {t}" for n, t in self.times.items() if drafts[n].measurement != "evaluation"}
+
+    def values(self, refused: Collection[int]) -> dict[int, str]:
+        """The values of each evaluation whose reading was not refused."""
+        return {
+            n: "\n".join([f"{line},no={no}i {self.times[n]}" for line in one.values])
+            for n, one, no in self._evaluations(refused) if one.values
+        }  # fmt: skip
+
+    def evaluations(self, refused: Collection[int]) -> dict[int, str]:
+        """The evaluations themselves, without those whose values were refused."""
+        return {n: f"{one.line},no={no}i {self.times[n]}" for n, one, no in self._evaluations(refused)}
+
+    def _evaluations(self, refused: Collection[int]) -> Iterator[tuple[int, Draft, int]]:
+        for no, (n, one, _) in enumerate(self.written(EvaluationRow), self._first_no):
+            if n not in refused and self._leaders.get(n) not in refused:
+                yield n, one, no
+
+    # -- afterwards --------------------------------------------------------------------------------------------------
+
+    def orphans(self, refused: Collection[int]) -> dict[int, int]:
+        """Rows whose outcome hung on a row that was refused, and that row."""
+        return {n: leader for n, leader in self._leaders.items() if leader in refused}
+
+    def again(self, orphans: Collection[int]) -> list[int]:
+        """Those of them to decide anew, in order: not an evaluation whose only reading was refused."""
+        others = {self._drafts[n].key for n in orphans if isinstance(self._drafts[n].row, ObservationRow)}
+        return sorted(n for n in orphans if self._may_still_be(self._drafts[n].row, others))
+
+    @staticmethod
+    def _may_still_be(row: Row, readings: Collection[str]) -> bool:
+        return not isinstance(row, EvaluationRow) or row.reading is None or row.message.id in readings

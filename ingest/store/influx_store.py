@@ -1,0 +1,260 @@
+"""The store that ingest writes when its rows go to InfluxDB: the bucket, and the ledger that makes that idempotent.
+
+The order of one append, each step harmless when it is repeated after a crash: look for what may be there already;
+promise the times in the ledger (durable); write readings, strips and events; note what came of it; write the values of
+the evaluations, then the evaluations, so that one that is there has its values.
+"""
+
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from ingest.store.contract import (
+    DUPLICATE,
+    STORED,
+    EvaluationRow,
+    ObservationRow,
+    Row,
+    RowOutcome,
+    StoreDown,
+    StripRow,
+    StripTail,
+    strip_end,
+)
+from ingest.store.influx import WRITE_BYTES, Bucket, Refused
+from ingest.store.influx_plan import Plan, Seen, promised_as
+from ingest.store.influx_reader import STORE_QUERY, InfluxReader
+from ingest.store.influx_restore import restore
+from ingest.store.influxql import select
+from ingest.store.ledger import Kept, Ledger, unusable
+from ingest.store.points import BUMPS, Draft, draft, store_line
+from vitals.clock import NS
+from vitals.log import Log
+
+GAP: Final = 60 * NS
+"""Two rows of a lane further apart than this are looked for by two queries, not by one over all that lies between."""
+_ROWS_OWN_FAULT: Final = (ValueError, OverflowError, ZeroDivisionError, TypeError)
+_log = Log("ingest.store")
+
+
+class InfluxStore(InfluxReader):
+    """Used by one thread at a time. Opening needs the ledger only: ingest shows readings while InfluxDB is down."""
+
+    def __init__(self, bucket: Bucket, ledger: Ledger) -> None:
+        super().__init__(bucket)
+        self._ledger = ledger
+        self._known = False
+        """Whether this bucket was seen to be the ledger's; asked again after each failure."""
+        try:
+            self._recognise()
+        except StoreDown as down:
+            _log.warning("started without the store", reason=down.reason)
+        except sqlite3.Error as error:
+            self.close()
+            raise unusable(ledger.path, error) from None
+
+    @property
+    def store_id(self) -> str:
+        return self._ledger.store_id
+
+    def close(self) -> None:
+        super().close()
+        self._ledger.close()
+
+    def recent_ids(self, limit: int) -> list[str]:
+        try:
+            return self._ledger.recent_ids(limit)
+        except sqlite3.Error as error:
+            raise unusable(self._ledger.path, error) from None
+
+    def tails(self) -> list[StripTail]:
+        try:
+            return self._ledger.tails()
+        except sqlite3.Error as error:
+            raise unusable(self._ledger.path, error) from None
+
+    def append(self, rows: Sequence[Row]) -> list[RowOutcome]:
+        if not rows:
+            return []
+        try:
+            self._recognise()
+            return self._append(rows)
+        except sqlite3.Error as error:
+            raise StoreDown(f"ledger {self._ledger.path}: {error}") from None
+        except StoreDown:
+            self._known = False
+            raise
+
+    # -- the same bucket as ever -------------------------------------------------------------------------------
+
+    def _recognise(self) -> None:
+        """A bucket that was emptied, or is another one, must not have its missing readings called duplicates."""
+        if self._known:
+            return
+        found = self._bucket_id()
+        if self._ledger.settled:
+            self._insist(found)
+        else:
+            self._settle(found)
+        self._known = True
+
+    def _bucket_id(self) -> str:
+        return next((str(point["id"]) for point in self._bucket.query(STORE_QUERY)), "")
+
+    def _insist(self, found: str) -> None:
+        expected = self._ledger.store_id
+        if found != expected:
+            state = f"is store {found}" if found else "is empty or names no store"
+            raise StoreDown(
+                f"the bucket {self._bucket.place.bucket!r} {state}, but the ledger {self._ledger.path} is of store"
+                f" {expected}: bring the bucket back, or move the ledger away to begin with this bucket"
+            )
+
+    def _settle(self, found: str) -> None:
+        """A new ledger takes the bucket's id and learns what is in it; a new bucket is given an id."""
+        restore(self._bucket, self._ledger)
+        name = found or self._ledger.store_id or secrets.token_hex(8)
+        with self._ledger.transaction(durable=True):
+            self._ledger.adopt(name, settled=False)
+        if not found:
+            self._write_all({0: store_line(name)})
+        if self._bucket_id() != name:
+            raise StoreDown(
+                f"what is written to the bucket {self._bucket.place.bucket!r} is not found by /query: on InfluxDB 2"
+                " map the database and retention policy to that bucket (influx v1 dbrp)"
+            )
+        with self._ledger.transaction(durable=True):
+            self._ledger.adopt(name, settled=True)
+
+    # -- appending -----------------------------------------------------------------------------------------------
+
+    def _append(self, rows: Sequence[Row], *, last: bool = False) -> list[RowOutcome]:
+        outcomes: dict[int, RowOutcome] = {}
+        drafts: dict[int, Draft] = {}
+        for number, row in enumerate(rows):
+            try:
+                drafts[number] = draft(row)
+            except _ROWS_OWN_FAULT as error:
+                outcomes[number] = RowOutcome("refused", f"cannot be stored: {error}")
+        kept = self._promised(drafts.values())
+        if any(before.stored for before in kept.values()):
+            # Only the ledger says so: is this still the bucket that has them?
+            self._insist(self._bucket_id())
+        seen = self._look(drafts.values())
+        with self._ledger.transaction(durable=True):
+            plan = Plan(drafts, kept, seen, self._ledger)
+        refused = self._write_all(plan.rows())
+        with self._ledger.transaction(durable=False):
+            self._note(plan, refused)
+        refused |= self._write_all(plan.values(refused))
+        refused |= self._write_all(plan.evaluations(refused))
+        outcomes |= plan.outcomes
+        outcomes |= {n: RowOutcome("refused", refused[n]) if n in refused else STORED for n in plan.times}
+        outcomes |= self._orphans(plan, refused, rows, last=last)
+        return [outcomes[number] for number in range(len(rows))]
+
+    def _orphans(
+        self, plan: Plan, refused: Mapping[int, str], rows: Sequence[Row], *, last: bool
+    ) -> dict[int, RowOutcome]:
+        """What was called a duplicate of a row that then was refused: tried for itself, once."""
+        orphans = plan.orphans(refused)
+        again = plan.again(orphans)
+        if last:
+            return {n: RowOutcome("refused", refused[orphans[n]]) if n in again else DUPLICATE for n in orphans}
+        outcomes = dict.fromkeys(orphans, DUPLICATE)
+        if again:
+            outcomes |= dict(zip(again, self._append([rows[n] for n in again], last=True), strict=True))
+        return outcomes
+
+    def _promised(self, drafts: Iterable[Draft]) -> dict[str, Kept]:
+        """What the ledger has of these readings. One that was promised by a batch that failed, and now comes
+        otherwise, is looked for in the bucket: it may have been written all the same."""
+        kept = self._ledger.find(
+            {d.row.message.id for d in drafts if isinstance(d.row, ObservationRow | EvaluationRow)}
+        )
+        for one in drafts:
+            before = kept.get(one.key)
+            if before and not before.stored and isinstance(one.row, ObservationRow) and not promised_as(before, one):
+                points = self._bucket.query(select('"id"', "observation", start=before.ts, stop=before.ts))
+                if any(point["id"] == one.key for point in points):
+                    kept[one.key] = before._replace(stored=True)
+                    with self._ledger.transaction(durable=True):
+                        self._ledger.keep([one.key])
+        return kept
+
+    def _look(self, drafts: Iterable[Draft]) -> Seen:
+        """What the bucket already has around the times of these rows, by lane; readings are in the ledger.
+
+        A clock that ran ahead leaves its lane's mark ahead: then every row is looked for, which is slower and right.
+        """
+        lanes: dict[str, list[Draft]] = {}
+        marks: dict[str, int] = {}
+        for one in drafts:
+            if isinstance(one.row, ObservationRow):
+                continue
+            if one.lane not in marks:
+                marks[one.lane] = self._ledger.mark(one.lane)
+            if one.wished <= marks[one.lane]:
+                lanes.setdefault(one.lane, []).append(one)
+        seen: Seen = {}
+        for lane, found in lanes.items():
+            points = seen.setdefault(lane, {})
+            columns = '"key"' if found[0].measurement == "evaluation" else '"key", "same"'
+            for start, stop in _ranges(sorted(one.wished for one in found)):
+                query = select(columns, found[0].measurement, found[0].where, start=start, stop=stop + BUMPS)
+                points |= {p["time"]: (p["key"], p.get("same", ""), None) for p in self._bucket.query(query)}
+        return seen
+
+    def _note(self, plan: Plan, refused: Mapping[int, str]) -> None:
+        # A promise to a row that was refused stays open; it binds nobody.
+        self._ledger.keep([one.key for n, one, _ in plan.written(ObservationRow) if n not in refused])
+        strips = sorted(plan.written(StripRow), key=lambda strip: strip[1].t)
+        for row in {one.lane: row for n, one, row in strips if n not in refused}.values():
+            self._ledger.note_tail(_tail(row), row.message.t0)
+
+    def _write_all(self, lines: Mapping[int, str]) -> dict[int, str]:
+        """Write the lines of each row; those the server will never take come back with its reason."""
+        refused: dict[int, str] = {}
+        parts = list(_parts(lines))
+        while parts:
+            part = parts.pop()
+            try:
+                self._bucket.write([lines[number] for number in part])
+            except Refused as error:
+                # The server says that lines are bad, not which: halve until one is left. Writing again is harmless.
+                if len(part) == 1:
+                    refused[part[0]] = error.reason
+                else:
+                    parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+        return refused
+
+
+def _tail(row: StripRow) -> StripTail:
+    m, a = row.message, row.address
+    return StripTail(a.gateway, a.device, a.room, m.metric, m.stream, m.first_index + m.count, strip_end(m))
+
+
+def _ranges(times: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ranges that hold all of the sorted times and little else."""
+    start = last = times[0]
+    for time in times[1:]:
+        if time - last > GAP:
+            yield start, last
+            start = time
+        last = time
+    yield start, last
+
+
+def _parts(lines: Mapping[int, str]) -> Iterator[list[int]]:
+    """Row numbers in parts of one request each."""
+    part: list[int] = []
+    size = 0
+    for number, text in lines.items():
+        if part and size + len(text) > WRITE_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(number)
+        size += len(text)
+    if part:
+        yield part

@@ -1,0 +1,80 @@
+"""Which store the settings mean: for writing by ingest, for reading by the board.
+
+InfluxDB's client takes half a second to import, so only who uses it imports it.
+"""
+
+from collections.abc import Mapping
+from os import environ
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ingest.store.contract import HistoryPoint, Store, StoreReader
+from ingest.store.sqlite import SqliteStore
+from vitals.clock import Instant
+from vitals.messages import FlaggedMessage
+from vitals.settings import Settings, secret
+
+if TYPE_CHECKING:
+    from ingest.store.influx import Place
+
+TOKEN_ENV: Final = "VITALS_INFLUX_TOKEN"
+BOARD_S: Final = 3.0
+"""A page that asks for the past waits no longer for InfluxDB."""
+
+
+def open_store(settings: Settings) -> Store:
+    """The store for writing. Raises StoreError. An InfluxDB that is down is no error: it is waited for."""
+    if settings.ingest.store.kind == "sqlite":
+        return SqliteStore(Path(settings.ingest.store.path))
+    from ingest.store.influx import Bucket
+    from ingest.store.influx_store import InfluxStore
+    from ingest.store.ledger import Ledger
+
+    return InfluxStore(Bucket(place(settings)), Ledger(Path(settings.ingest.state)))
+
+
+def open_reader(settings: Settings) -> StoreReader:
+    """The store for reading. Raises StoreError where there is no file yet; InfluxDB is asked by the first call."""
+    if settings.ingest.store.kind == "sqlite":
+        return SqliteStore(Path(settings.ingest.store.path), read_only=True)
+    from ingest.store.influx import Bucket
+    from ingest.store.influx_reader import InfluxReader
+
+    return InfluxReader(Bucket(place(settings), timeout_s=BOARD_S))
+
+
+def place(settings: Settings, environment: Mapping[str, str] = environ) -> "Place":
+    """Where the bucket is, with the token from its file or the environment. Raises SettingsError."""
+    from ingest.store.influx import Place
+
+    store = settings.ingest.store
+    token = secret(store.token_file, TOKEN_ENV, environment) or ""
+    return Place(store.url, store.bucket, store.org, token, store.ca_file, store.gzip)
+
+
+class LazyReader:
+    """The store for reading, opened when it is first there: the board may start before ingest has made it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._reader: StoreReader | None = None
+
+    def latest(self, room: str) -> list[FlaggedMessage]:
+        reader = self._open()
+        return reader.latest(room) if reader else []
+
+    def history(self, room: str, metric: str, since: Instant) -> list[HistoryPoint]:
+        reader = self._open()
+        return reader.history(room, metric, since) if reader else []
+
+    def _open(self) -> StoreReader | None:
+        store = self._settings.ingest.store
+        if self._reader is None and (store.kind == "influx" or Path(store.path).exists()):
+            self._reader = open_reader(self._settings)
+        return self._reader
+
+
+def whereabouts(settings: Settings) -> str:
+    """For people: `sqlite at FILE`, `influx, bucket B at URL`."""
+    store = settings.ingest.store
+    return f"sqlite at {store.path}" if store.kind == "sqlite" else f"influx, bucket {store.bucket} at {store.url}"
