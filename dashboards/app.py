@@ -25,12 +25,14 @@ from dashboards.guard import FOREIGN_ORIGIN, LOOPBACK, Guard, host_allowed, same
 from dashboards.history import Point, rows
 from dashboards.readings import ms
 from dashboards.rooms import Rooms
+from dashboards.telemetry import Bus, report
 from dashboards.visits import Visits
 from vitals.clock import NS, Clock, Instant
 from vitals.errors import PortTaken
 from vitals.log import Log
 from vitals.messages import FlaggedMessage
 from vitals.settings import Settings
+from vitals.telemetry.watch import Watch
 from vitals.topics import Topics
 
 TAKE: Final = 500
@@ -40,8 +42,10 @@ MAX_PAGES: Final = 200
 """Open pages at once; the next is told to try again later."""
 TREND_MAX_MIN: Final = 24 * 60
 CLOSE_S: Final = 5
+REPORT_MS: Final = 1000
 HELLO_BYTES: Final = 16_384
 """A page sends pings and subscriptions, far below this."""
+_MEND_STORE: Final = "see that the store answers and that board and ingest name the same [ingest.store]"
 _log = Log("board")
 
 
@@ -58,7 +62,7 @@ class Arrived(Protocol):
 A = TypeVar("A", bound=Arrived)
 
 
-class BrokerLink(Protocol[A]):
+class BrokerLink(Bus, Protocol[A]):
     """What the board needs of vitals.broker.Broker; started and stopped by who made it."""
 
     connected: bool
@@ -116,7 +120,7 @@ class Board:
                 self.rooms.fill(room, self.store.latest(room), self.clock.now())
             except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
                 self.rooms.services.fault("history that could not be read")
-                _log.warning("store not read", room=room, reason=error)
+                _log.warning("store not read", room=room, reason=error, do=_MEND_STORE)
                 return
 
     def application(self) -> Starlette:
@@ -180,7 +184,7 @@ class Board:
         try:
             return {key: self.store.history(room, key, since) for key in keys}, ""
         except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
-            _log.warning("store not read", room=room, reason=error)
+            _log.warning("store not read", room=room, reason=error, do=_MEND_STORE)
             return {}, "the store could not be read; only readings since the board's start are listed"
 
     # -- the live socket -----------------------------------------------------------------------------------------
@@ -192,7 +196,7 @@ class Board:
             await socket_.close(FOREIGN_ORIGIN)
             return
         if len(self.feed.clients) >= MAX_PAGES:
-            _log.warning("page refused", open=MAX_PAGES)
+            _log.warning("page refused", open=MAX_PAGES, do="close pages nobody looks at")
             await socket_.close(OVERLOADED)
             return
         wake, give_up = asyncio.Event(), asyncio.Event()
@@ -210,7 +214,7 @@ class Board:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         if client.overloaded:
-            _log.warning("page too slow, closed")
+            _log.warning("page too slow, closed", do="look at that screen's computer and network")
             # A reader that has stopped altogether cannot be told either; uvicorn then drops the connection.
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(socket_.close(OVERLOADED), CLOSE_S)
@@ -264,7 +268,8 @@ async def _every(period_ms: int, work: Callable[[], None]) -> None:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - one bad turn must not stop the board
-            _log.error("board turn failed", reason=f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            _log.error("board turn failed", reason=reason, do="report it; the board goes on")
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:
@@ -307,6 +312,7 @@ async def serve(
     stop: asyncio.Event,
     *,
     listener: socket.socket | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Run the board until `stop` is set. Raises PortTaken before anything else starts."""
     listener = listener or listen(config.board.host, config.board.port)
@@ -323,6 +329,8 @@ async def serve(
         _every(MERGE_MS, feed.flush),
         _every(FRAME_MS, lambda: feed.send_frame(clock.now())),
     ]
+    if watch is not None:
+        work.append(_every(REPORT_MS, lambda: watch.publish(report(feed, broker, clock.now()))))
     tasks = [asyncio.ensure_future(item) for item in work]
     stopping = asyncio.create_task(stop.wait())
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -114,6 +114,8 @@ class Feed:
         """Room and key of what was told in this turn of MERGE_MS."""
         self._beat = 0
         self._frame = 0
+        self.gaps = self.closed = self.ekg_dropped = 0
+        """Of all pages since the start; the frames, of those that have left."""
 
     # -- from the broker -----------------------------------------------------------------------------------------
 
@@ -126,12 +128,14 @@ class Feed:
             except Exception as error:  # noqa: BLE001 - a board that stops is worse than any message
                 self.rooms.services.fault("message that broke the board's rules")
                 changes.append(Change("sys"))
-                _log.error("message not taken", topic=topic[:100], reason=f"{type(error).__name__}: {error}")
+                why = f"{type(error).__name__}: {error}"
+                _log.error("message not taken", topic=topic[:100], reason=why, do="report it; the board goes on")
         try:
             self.tell(changes, now)
         except Exception as error:  # noqa: BLE001 - the pages then find a hole in the numbers and ask for a snapshot
             self.rooms.services.fault("change that could not be told")
-            _log.error("change not told", reason=f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+            _log.error("change not told", reason=why, do="report it; the pages ask anew")
 
     def link(self, up: bool, why: str, now: Instant) -> None:
         self.tell(self.rooms.link(up, why, now), now)
@@ -218,6 +222,8 @@ class Feed:
 
     def leave(self, client: Client) -> None:
         self.clients.discard(client)
+        self.closed += client.overloaded
+        self.ekg_dropped += client.ekg_dropped
 
     def answer(self, client: Client, text: str, now: Instant) -> None:
         """What a page said. Anything else than `ping` and `sub` is ignored, as the contract says of unknown `t`."""
@@ -234,6 +240,7 @@ class Feed:
         """A page that was hidden, or asks to resync, gets a snapshot instead of what it missed."""
         was_hidden = client.hidden
         client.hidden = message.get("hidden", client.hidden) is True
+        self.gaps += message.get("resync") is True
         client.wants_ekg = message.get("ekg", client.wants_ekg) is True
         if "rooms" in message:
             wanted = message["rooms"]

@@ -77,7 +77,7 @@ class Kind(Generic[M]):
         messages = decoded if isinstance(decoded, list) else [decoded]
         if len(messages) > MAX_PACK:
             return [], [Refusal("oversize", f"expected at most {MAX_PACK} messages, found {len(messages)}")]
-        if any(message.v != VERSION for message in messages):
+        if [message for message in messages if message.v != VERSION]:
             return self._one_by_one(payload)
         return self._checked(messages)
 
@@ -118,8 +118,9 @@ class Kind(Generic[M]):
     def _checked(self, messages: Sequence[M]) -> tuple[list[M], list[Refusal]]:
         good: list[M] = []
         refusals: list[Refusal] = []
+        check = self._check
         for message in messages:
-            refusal = _check_row(message.epoch, message.seq) or self._check(message)
+            refusal = _check_row(message.epoch, message.seq) or check(message)
             if refusal is None:
                 good.append(message)
             else:
@@ -138,8 +139,10 @@ def _check_row(epoch: str, seq: int) -> Refusal | None:
 
 
 def _check_times(*times: Instant) -> Refusal | None:
-    wrong = [t for t in times if not EARLIEST <= t <= LATEST]
-    return Refusal("bad time", f"expected 2000 to 2200, found {wrong[0]} ns") if wrong else None
+    for t in times:
+        if not EARLIEST <= t <= LATEST:
+            return Refusal("bad time", f"expected 2000 to 2200, found {t} ns")
+    return None
 
 
 def _check_texts(*texts: str) -> Refusal | None:
@@ -154,9 +157,8 @@ def check_observation(message: ObservationMessage) -> Refusal | None:
         return Refusal("bad value", "empty id")
     if not 0 < len(o.quantities) <= MAX_QUANTITIES:
         return Refusal("bad value", f"{len(o.quantities)} quantities, expected 1 to {MAX_QUANTITIES}")
-    unknown = sorted(o.quantities.keys() - METRICS.keys())
-    if unknown:
-        return Refusal("unknown metric", ", ".join(unknown)[:MAX_TEXT])
+    if not o.quantities.keys() <= METRICS.keys():
+        return Refusal("unknown metric", ", ".join(sorted(o.quantities.keys() - METRICS.keys()))[:MAX_TEXT])
     if o.transient:
         return Refusal("transient", "a value for eyes only is never stored")
     if len(o.raw) > MAX_LONG or len(o.quality) > MAX_QUANTITIES:
@@ -164,13 +166,12 @@ def check_observation(message: ObservationMessage) -> Refusal | None:
     if not 0 <= message.uncertainty_ms < MAX_INDEX or (o.record_no is not None and abs(o.record_no) > MAX_INDEX):
         return Refusal("bad value", "uncertainty or record number out of bounds")
     c = o.context
-    texts = (message.id, message.driver, o.kind, o.t_device, o.method, c.site, c.position, c.meal, c.user, *o.quality)
-    quantities = (_check_quantity(key, q) for key, q in o.quantities.items())
-    return (
-        _check_texts(*texts)
-        or _check_times(message.t_determined, o.received_at)
-        or next((refusal for refusal in quantities if refusal), None)
-    )
+    refusal = _check_texts(
+        message.id, message.driver, o.kind, o.t_device, o.method, c.site, c.position, c.meal, c.user, *o.quality
+    ) or _check_times(message.t_determined, o.received_at)
+    for key, q in o.quantities.items():
+        refusal = refusal or _check_quantity(key, q)
+    return refusal
 
 
 def _check_quantity(metric: str, q: Quantity) -> Refusal | None:

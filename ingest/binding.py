@@ -1,6 +1,8 @@
 """Whose reading it is, or why that cannot be known: a wrong clock binds to nobody rather than to the wrong patient."""
 
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from ingest.associations import Associations
 from vitals.clock import NS, Instant
@@ -13,7 +15,7 @@ MAX_UNCERTAINTY_MS: Final = 120_000
 TIME_NOT_KNOWN: Final = "time not known: the device's clock differs"
 
 
-class Binding(NamedTuple):
+class Binding(msgspec.Struct, frozen=True):
     """`why`: the reason there is no association, where it is a clock; empty when nobody was bound.
     `ahead`: measured later than now, so that it must not pass for the newest."""
 

@@ -65,7 +65,9 @@ class Condition:
     def worst(self, now: Instant) -> AlertMessage | None:
         """The worst that is said now; of equals the source that raised the alert, so that two do not alternate."""
         said = {s: w.alert for s, w in self._words.items() if w.alert is not None and now - w.heard <= STANDS}
-        top = max(map(order, said.values()), default=0)
+        if not said:
+            return None
+        top = max(map(order, said.values()))
         said = {source: alert for source, alert in said.items() if order(alert) == top}
         raised_by = (self.alert.device, self.alert.metric) if self.alert is not None else ("", "")
         return said.get(raised_by) or next(iter(said.values()), None)

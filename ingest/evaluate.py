@@ -3,14 +3,14 @@ evaluation that the rules ask for: sentinel, plausibility, device status, popula
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
 
 from ingest.associations import age_days, age_years
 from ingest.engine import CODES, SEXES, UNKNOWN, Columns, Engine, Why, round_half_up
-from ingest.plausibility import Doubts, judge, limits_text
+from ingest.plausibility import judge, limits_text
 from ingest.pressures import answer_as_one
 from ingest.rules import LEVELS, SECOND_UNITS, Quality, RuleSet
 from vitals.messages import AssociationMessage, Flag, FlaggedValue
@@ -24,7 +24,7 @@ REPEAT: Final = "implausible, repeat"
 CUFFLESS: Final = "cuffless"
 NO_PATIENT: Final = "no patient bound"
 _COMPARATORS: Final = {None: 0, "<": -1, ">": 1}
-_WHY: Final = {
+_WHY: Final[dict[int, str]] = {
     Why.NO_RULE: "no rule for this metric",
     Why.NO_LOW: "no rule for low values",
     Why.NO_HIGH: "no rule for high values",
@@ -46,7 +46,7 @@ _NOT_VALID: Final = {
 }
 
 
-class Reading(NamedTuple):
+class Reading(msgspec.Struct, frozen=True):
     """What the rules need of one observation, and of the patient it belongs to."""
 
     quantities: dict[str, Quantity]
@@ -54,6 +54,16 @@ class Reading(NamedTuple):
     context: Context = Context()
     method: str = ""
     quality: tuple[str, ...] = ()
+
+
+class _Verdict(msgspec.Struct, frozen=True):
+    """What engine and plausibility say of one value: see `Verdicts` and `Doubts`."""
+
+    rule: int
+    why: int
+    invalid: bool
+    implausible: bool
+    repeat: bool
 
 
 class Evaluator:
@@ -82,18 +92,21 @@ class Evaluator:
         doubts = judge(columns.metric, columns.value, numbers, self.rules.plausibility)
         verdicts = self._engine.evaluate(columns)
         answer_as_one(self._engine, columns, numbers, verdicts)
-        for i, (no, metric) in enumerate(cells):
-            verdict = (int(verdicts.rule[i]), Why(int(verdicts.why[i])))
-            answers[no][metric] = self._answer(answers[no][metric], metric, readings[no], verdict, doubts, i)
+        rows = [column.tolist() for column in (*verdicts, *doubts)]  # one by one, an array's numbers are slow
+        for (no, metric), *row in zip(cells, *rows, strict=True):
+            answers[no][metric] = self._answer(answers[no][metric], metric, readings[no], _Verdict(*row))
         for answer in answers:
             self._highest_on_bp(answer)
         return answers
 
     def _columns(self, readings: Sequence[Reading], cells: Sequence[tuple[int, str]]) -> Columns:
-        people = [_person(reading.association) for reading in readings]
+        # Of one batch many readings are of few visits.
+        associations = {id(reading.association): reading.association for reading in readings}
+        place = {key: number for number, key in enumerate(associations)}
+        people = np.array([_person(association) for association in associations.values()], np.float64)
         sites = [self._engine.site_code(reading.context.site) for reading in readings]
         quantities = [readings[no].quantities[metric] for no, metric in cells]
-        rows = np.array([people[no] for no, _ in cells], np.float64).T
+        rows = people[[place[id(readings[no].association)] for no, _ in cells]].T
         return Columns(
             metric=np.array([CODES[metric] for _, metric in cells], np.int16),
             value=np.array([q.value for q in quantities], np.float64),
@@ -108,29 +121,27 @@ class Evaluator:
             bound=rows[5] > 0,
         )
 
-    def _answer(
-        self, value: FlaggedValue, metric: str, reading: Reading, verdict: tuple[int, Why], doubts: Doubts, i: int
-    ) -> FlaggedValue:
-        row = METRICS[metric]
-        if doubts.invalid[i]:
+    def _answer(self, value: FlaggedValue, metric: str, reading: Reading, verdict: _Verdict) -> FlaggedValue:
+        if verdict.invalid:
+            row = METRICS[metric]
             outside = limits_text(row, hard=True)
             contradicts = row.hard is None or row.hard[0] <= (value.value or 0.0) <= row.hard[1]
             reason = "invalid: the pressures contradict each other" if contradicts else f"invalid: outside {outside}"
             return msgspec.structs.replace(
                 value, value=None, comparator=None, validity=Validity.NOT_AVAILABLE, not_evaluated=reason
             )
-        if doubts.implausible[i]:
+        if verdict.implausible:
             return _without(value, f"{REPEAT}: mean pressure outside systolic and diastolic")
         stop, doubted = self._status(metric, reading)
         if stop:
             return _without(value, stop)
-        rule, why = verdict
-        if rule < 0 and doubts.repeat[i]:
+        rule = verdict.rule
+        if rule < 0 and verdict.repeat:
             return _without(value, f"{REPEAT}: {_soft_reason(metric, value.value)}")
-        if rule < 0 and why != Why.DECIDED:
-            return _without(value, _WHY[why])
+        if rule < 0 and verdict.why != Why.DECIDED:
+            return _without(value, _WHY[verdict.why])
         flag = NORMAL if rule < 0 else self._flag(rule, metric)
-        notes = ([f"repeat: {_soft_reason(metric, value.value)}"] if doubts.repeat[i] else []) + doubted
+        notes = ([f"repeat: {_soft_reason(metric, value.value)}"] if verdict.repeat else []) + doubted
         if notes:
             flag = msgspec.structs.replace(flag, text="; ".join([*([flag.text] if flag.text else []), *notes]))
         return msgspec.structs.replace(value, flag=flag)
@@ -139,6 +150,8 @@ class Evaluator:
         """(why no rule may run, what lowers the confidence), from the device's status bits and the method."""
         if reading.method == CUFFLESS and metric.startswith("bp_"):
             return "cuffless pressure is not categorised", []
+        if not reading.quality:
+            return "", []
         rows = [self._quality[bit] for bit in reading.quality if bit in self._quality]
         rows = [row for row in rows if not row.metrics or metric in row.metrics]
         stop = next((row.text for row in rows if row.effect == "not evaluated"), "")
@@ -174,7 +187,7 @@ def _second(unit: str, q: Quantity) -> float:
     """
     second, decimals = SECOND_UNITS.get(unit, ("", 0))
     if q.value is None or q.raw_unit != second:
-        return float("nan")
+        return np.nan
     return float(round_half_up(np.array([convert(q.value, unit, second)]), decimals)[0])
 
 

@@ -3,7 +3,7 @@ for a whole batch at once, what the rules say of it.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -26,7 +26,7 @@ INTERNAL: Final = "internal error"
 _log = Log("ingest.judge")
 
 
-class Judged(NamedTuple):
+class Judged(msgspec.Struct, frozen=True):
     """`fresh`: to be shown: not seen before, and not of a strip that came late. `reading`: what was judged, None for a
     heart rate. `ahead`: of a clock that runs ahead. `failed`: our own fault kept it from being evaluated."""
 
@@ -38,9 +38,9 @@ class Judged(NamedTuple):
     failed: bool = False
 
 
-class _Item(NamedTuple):
-    """A reading to be judged. `why` replaces the reason of values that have no number; `source`: see `Judged.reading`;
-    `live`: to be shown, when it is new."""
+class _Item(msgspec.Struct, frozen=True):
+    """A reading to be judged; the values of its `message` are filled in when it is. `why` replaces the reason of values
+    that have no number; `source`: see `Judged.reading`; `live`: to be shown, when it is new."""
 
     room: str
     message: FlaggedMessage
@@ -148,9 +148,9 @@ class Judge:
             values = {key: msgspec.structs.replace(value, not_evaluated=item.why) for key, value in values.items()}
         elif item.binding.why:
             values = {key: _unbound(value, item.binding.why) for key, value in values.items()}
-        message = msgspec.structs.replace(item.message, values=values)
-        fresh = item.live and (item.source is None or self._fresh(message.id))
-        return Judged(item.room, message, fresh, item.source, item.binding.ahead, answer is None)
+        item.message.values.update(values)
+        fresh = item.live and (item.source is None or self._fresh(item.message.id))
+        return Judged(item.room, item.message, fresh, item.source, item.binding.ahead, answer is None)
 
     def _fresh(self, key: str) -> bool:
         if key in self._seen:

@@ -5,7 +5,7 @@ No clock, no broker, no store: `service.py` is the shell that has them.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from ingest.presence import Heard, Presence
 from ingest.quota import Quota
 from ingest.rules import RuleSet
 from ingest.store.contract import Address, EvaluationRow, EventRow, ObservationRow, Row, StripRow, StripTail
+from ingest.store.refusals import Refusal as Refused
 from ingest.work import Claim, Incoming, Publication, Work
 from vitals.clock import Instant
 from vitals.messages import (
@@ -34,6 +35,11 @@ from vitals.messages import (
 )
 from vitals.settings import Quota as Limits
 from vitals.topics import NAME, Topics, Up
+
+MAX_REASONS: Final = 5
+"""Of one message that was refused, as they are kept beside it."""
+MAX_TOPICS: Final = 4096
+"""Topics of devices remembered as taken apart; ten rooms have some fifty."""
 
 
 class Pipeline:
@@ -56,6 +62,7 @@ class Pipeline:
         self._simulated_alarms = simulated_alarms
         self.session = session
         self._events = 0
+        self._devices: dict[str, tuple[Up, Address]] = {}
         self._presence = Presence()
         self._quota = Quota(limits or Limits())
         self._judging = Judge(rules)
@@ -94,6 +101,11 @@ class Pipeline:
         self._change(self.alerts.tick(now), work)
         return self._out.finish(work)
 
+    @property
+    def over_quota(self) -> Counter[str]:
+        """Messages not taken, by gateway."""
+        return self._quota.refused
+
     def retained(self) -> list[Publication]:
         """Our retained topics (the status is the shell's), for every connect."""
         return self._out.alerts([Change(room, alert.id, alert) for room, alert in self.alerts.active()])
@@ -101,12 +113,19 @@ class Pipeline:
     # -- routing ---------------------------------------------------------------------------------------------
 
     def _route(self, number: int, message: Incoming, now: Instant, work: Work) -> None:
+        known = self._devices.get(message.topic)
+        if known is not None:
+            self._from_device(number, *known, message.payload, now, work)
+            return
         up = self.topics.parse_up(message.topic)
         if up is not None:
-            if all(NAME.fullmatch(part) for part in (up.gateway, up.room, up.device)):
-                self._from_device(number, up, message.payload, now, work)
-            else:
+            address = Address(up.gateway, up.room, up.device)
+            if not all(NAME.fullmatch(part) for part in address):
                 self._refuse(Refusal("bad address"), "", work)
+                return
+            if len(self._devices) < MAX_TOPICS:
+                self._devices[message.topic] = up, address
+            self._from_device(number, up, address, message.payload, now, work)
             return
         gateway = self.topics.parse_gateway_status(message.topic)
         core = self.topics.parse_core(message.topic)
@@ -126,8 +145,9 @@ class Pipeline:
         else:
             self._refuse(Refusal("unknown topic"), "", work)
 
-    def _from_device(self, number: int, up: Up, payload: bytes, now: Instant, work: Work) -> None:
-        address = Address(up.gateway, up.room, up.device)
+    def _from_device(
+        self, number: int, up: Up, address: Address, payload: bytes, now: Instant, work: Work
+    ) -> None:  # fmt: skip
         if reason := self._quota.admit(*address, len(payload), now):
             self._refuse(Refusal(reason), "", work)  # not answered: an outbox sends it again
             return
@@ -159,6 +179,8 @@ class Pipeline:
             refusals = [Refusal("unknown topic")]
         for refusal in refusals:
             self._refuse(refusal, up.gateway, work)
+        if refusals and (final := sorted({refusal.reason for refusal in refusals if refusal.outcome == "refused"})):
+            work.refused.append(Refused("/".join(up), payload, "; ".join(final[:MAX_REASONS])))
         self._quota.charge_rows(*address, len(work.rows) - before + len(refusals), len(payload))
 
     def _row(

@@ -39,9 +39,10 @@ class _Bucket:
         self._at = now
 
     def open(self, now: Instant) -> bool:
-        # The wall clock may be set back: then no time has passed.
-        self._left = min(self._burst, self._left + max(0, now - self._at) / NS * self._rate)
-        self._at = now
+        if now != self._at:
+            # The wall clock may be set back: then no time has passed.
+            self._left = min(self._burst, self._left + max(0, now - self._at) / NS * self._rate)
+            self._at = now
         return self._left > 0
 
     def charge(self, cost: float) -> None:

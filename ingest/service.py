@@ -15,14 +15,18 @@ from typing import Final, Protocol
 from ingest.pipeline import Pipeline
 from ingest.rules import load_rules
 from ingest.store.contract import Store
-from ingest.store.opening import open_store
+from ingest.store.opening import open_store, refusals_path
+from ingest.store.refusals import Refusal, Refusals
+from ingest.telemetry import State, Tally, report
 from ingest.work import Publication, Work
 from ingest.writer import Writer
 from vitals.broker import Message, Will
-from vitals.clock import NS, Clock
+from vitals.clock import NS, Clock, Instant
 from vitals.log import Log
 from vitals.messages import VERSION, IngestStatus, Receipts, encode
 from vitals.settings import Settings
+from vitals.telemetry.watch import Watch
+from vitals.tls import Trouble
 from vitals.topics import Topics
 
 BATCH: Final = 500
@@ -44,6 +48,10 @@ class BrokerPort(Protocol):
 
     @property
     def connected(self) -> bool: ...
+    @property
+    def trouble(self) -> Trouble | None: ...
+    @property
+    def denied(self) -> int: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def publish(
@@ -76,11 +84,13 @@ def run(
     *,
     store_factory: Callable[[Settings], Store] = open_store,
     batch_limit: int = BATCH,
+    watch: Watch | None = None,
 ) -> None:
     """Serve until `stop` is set. Raises SettingsError or StoreError before the first connection."""
     site_file = Path(settings.ingest.rules_file) if settings.ingest.rules_file else None
     rules = load_rules(settings.ingest.profile, site_file)
     store = store_factory(settings)
+    refusals = Refusals(refusals_path(settings))
     try:
         pipeline = Pipeline(
             Topics(settings.site.id),
@@ -90,8 +100,11 @@ def run(
             limits=settings.ingest.quota,
         )
         pipeline.resume(store.recent_ids(REMEMBERED), store.tails())
-        Service(pipeline, store, broker_factory, clock, batch_limit=batch_limit).serve(stop)
+        Service(
+            pipeline, store, broker_factory, clock, batch_limit=batch_limit, keep=refusals.keep, watch=watch
+        ).serve(stop)  # fmt: skip
     finally:
+        refusals.close()
         store.close()
 
 
@@ -99,10 +112,15 @@ class Service:
     """One connection, one store, one loop in the caller's thread."""
 
     def __init__(
-        self, pipeline: Pipeline, store: Store, broker_factory: BrokerFactory, clock: Clock, *, batch_limit: int = BATCH
-    ) -> None:
+        self, pipeline: Pipeline, store: Store, broker_factory: BrokerFactory, clock: Clock, *,
+        batch_limit: int = BATCH, keep: Callable[[Sequence[Refusal], Instant], None] = lambda refusals, now: None,
+        watch: Watch | None = None,
+    ) -> None:  # fmt: skip
+        self._watch = watch
+        self._tally = Tally()
         self._pipeline = pipeline
         self._store = store
+        self._store_id = store.store_id
         self._clock = clock
         self._limit = batch_limit
         self._since = clock.now()
@@ -112,7 +130,8 @@ class Service:
             subscriptions=pipeline.subscriptions(), will=will, on_connect=self._reconnected.set
         )
         self._writer = Writer(
-            store, clock, ack=self._broker.ack, receipt=self._send_receipt, refused=pipeline.refused
+            store, clock, ack=self._broker.ack, receipt=self._send_receipt, refused=pipeline.refused, keep=keep,
+            tally=self._tally,
         )  # fmt: skip
         self._unsent: deque[Publication] = deque(maxlen=MAX_UNSENT)
         self._tick_at = 0
@@ -127,6 +146,7 @@ class Service:
             while not stop.is_set():
                 self.step()
         finally:
+            self._writer.close()
             self._broker.publish(
                 self._pipeline.topics.ingest_status, encode(self._status(online=False)), qos=1, retain=True
             )
@@ -142,7 +162,10 @@ class Service:
         self._tell_status()
         messages = self._broker.take(self._limit, TAKE_S)
         if messages:
+            self._tally.took(len(messages))
             self._take(messages)
+        else:
+            self._writer.finish()
         now = self._clock.monotonic()
         if now >= self._tick_at:
             self._tick_at = now + round(TICK_S * NS)
@@ -150,12 +173,23 @@ class Service:
             self._send(work.publish)
             self._writer.add(work, [])
         self._writer.retry()
+        if not self._writer.under_way:  # the store is used by one thread at a time
+            self._store_id = self._store.store_id
+        if self._watch is not None and self._watch.due():
+            self._watch.publish(report(self._tally, self._state()))
+
+    def _state(self) -> State:
+        writer, pipeline = self._writer, self._pipeline
+        return State(
+            self._broker.trouble, self._broker.denied, writer.fault, writer.waiting_rows, writer.waiting_bytes,
+            writer.busy, pipeline.refused, pipeline.over_quota,
+        )  # fmt: skip
 
     def _take(self, messages: Sequence[Message]) -> None:
         try:
             work = self._pipeline.process(messages, self._clock.now())
         except Exception:  # noqa: BLE001  a bug of ours in one message must not stop the room next door
-            _log.exception("batch failed", messages=len(messages))
+            _log.exception("batch failed", messages=len(messages), do="report it with this traceback")
             if len(messages) > 1:
                 for message in messages:
                     self._take([message])
@@ -164,7 +198,8 @@ class Service:
             self._pipeline.refused["internal error"] += 1
             work = Work()
         self._send(work.publish)
-        self._writer.add(work, messages)
+        # Under load the store works while the next batch is judged; else the answer is waited for.
+        self._writer.add(work, messages, behind=len(work.rows) > self._limit)
 
     def _send(self, publications: Sequence[Publication]) -> None:
         """Without a connection retained topics wait for the next one, where all are told anew; readings are kept."""
@@ -175,6 +210,7 @@ class Service:
             )  # fmt: skip
             if not sent and not retain:
                 self._unsent.append(publication)
+            self._tally.flagged += topic.endswith("/flagged")
 
     def _send_receipt(self, gateway: str, receipts: Receipts) -> None:
         self._broker.publish(self._pipeline.topics.stored(gateway), encode(receipts), qos=1)
@@ -198,7 +234,7 @@ class Service:
             session=self._pipeline.session,
             online=online,
             since=self._since,
-            store_id=self._store.store_id,
+            store_id=self._store_id,
             store_fault=self._writer.fault if online else "",
             rules_hash=self._pipeline.rules.hash,
             profile=self._pipeline.rules.profile,

@@ -3,6 +3,7 @@
 from typing import NamedTuple, Protocol
 
 from ingest.store.contract import EvaluationRow, EventRow, Row
+from ingest.store.refusals import Refusal
 from vitals.messages import OutcomeWord
 
 
@@ -39,13 +40,17 @@ class Claim(NamedTuple):
 
 
 class Work:
-    """What a batch comes to. `loose`: numbers of the messages whose rows no outbox keeps."""
+    """What a batch comes to. `loose`: numbers of the messages whose rows no outbox keeps.
+
+    `refused`: messages of which the door did not let everything in.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.claims: list[Claim] = []
         self.publish: list[Publication] = []
         self.loose: set[int] = set()
+        self.refused: list[Refusal] = []
 
     def own_rows(self) -> list[Row]:
         """Rows that nobody sends again: heart rates, and the gaps that ingest itself reports."""

@@ -4,14 +4,18 @@ While the store is down, rows wait in bounded memory and the broker's window is 
 outbox keeps: without a receipt its gateway sends them again. A message that no outbox keeps stays unacknowledged.
 """
 
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from ingest.store.contract import RowOutcome, Store, StoreDown
+from ingest.store.refusals import Refusal, refused_row
+from ingest.telemetry import Tally
 from ingest.work import Work
 from vitals.broker import Message
-from vitals.clock import NS, Clock
+from vitals.clock import NS, Clock, Instant
 from vitals.log import Log
 from vitals.messages import VERSION, Outcome, Receipts
 
@@ -22,6 +26,8 @@ MAX_LOOSE: Final = 200
 """Messages without an outbox held unacknowledged: well below the broker's window of 1,000, or the board went blind."""
 RETRY_FIRST_S: Final = 0.5
 RETRY_MAX_S: Final = 10.0
+CATCH_UP_S: Final = 0.5
+"""What waits is written for so long at a stretch: readings that come meanwhile are shown in between."""
 MAX_RECEIPT: Final = 500
 """Outcomes of one receipt message, about 20 kB."""
 _log = Log("ingest.store")
@@ -35,8 +41,20 @@ class _Batch(NamedTuple):
     size: int
 
 
+class _UnderWay(NamedTuple):
+    """An append in its own thread, and when it began (monotonic)."""
+
+    batch: _Batch
+    outcomes: Future[list[RowOutcome]]
+    began: int
+
+
 class Writer:
-    """`fault` says why nothing can be stored at the moment; empty when storing works."""
+    """`fault` says why nothing can be stored at the moment; empty when storing works.
+
+    All of it runs in ingest's one loop, but for a single `append`, which may run behind it: the store is waited for
+    while the next batch is judged. There is never more than one, so the order of the batches is the order of appending.
+    """
 
     def __init__(
         self,
@@ -46,12 +64,17 @@ class Writer:
         ack: Callable[[Sequence[Message]], None],
         receipt: Callable[[str, Receipts], None],
         refused: Counter[str],
+        keep: Callable[[Sequence[Refusal], Instant], None] = lambda refusals, now: None,
+        tally: Tally | None = None,
     ) -> None:
+        """`keep`: takes what is refused for good, for a person to see."""
         self._store = store
         self._clock = clock
         self._ack = ack
         self._receipt = receipt
         self._refused = refused
+        self._keep = keep
+        self._tally = tally or Tally()
         self._waiting: deque[_Batch] = deque()
         self._rows = 0
         self._bytes = 0
@@ -59,19 +82,54 @@ class Writer:
         self._delay = RETRY_FIRST_S
         self._retry_at = 0
         self.fault = ""
+        self._thread = ThreadPoolExecutor(1, "append")
+        self._under_way: _UnderWay | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """The store is in use by the other thread."""
+        return self._under_way is not None
+
+    def close(self) -> None:
+        """Wait for what is under way, and end the thread."""
+        self.finish()
+        self._thread.shutdown()
 
     @property
     def waiting_rows(self) -> int:
         return self._rows
 
-    def add(self, work: Work, messages: Sequence[Message]) -> None:
-        """Store now, or keep for later when the store is down."""
+    @property
+    def waiting_bytes(self) -> int:
+        return self._bytes
+
+    @property
+    def busy(self) -> float:
+        """How much of what may wait does, 0 to 1."""
+        return max(self._rows / MAX_WAITING_ROWS, self._bytes / MAX_WAITING_BYTES)
+
+    def add(self, work: Work, messages: Sequence[Message], *, behind: bool = False) -> None:
+        """Store now, or keep for later when the store is down. `behind`: return before it is stored; see `finish`."""
+        self.finish()
         batch = _Batch(work, messages, sum(len(message.payload) for message in messages))
+        self._keep(work.refused, self._clock.now())
         if not work.rows:
             self._settle(batch, [])
             return
-        if not self._waiting and not self.fault and self._append(batch):
-            return
+        began = self._clock.monotonic()
+        if behind and not self._waiting and not self.fault:
+            self._under_way = _UnderWay(batch, self._thread.submit(self._store.append, work.rows), began)
+        elif self._waiting or self.fault or not self._append(batch):
+            self._wait(batch)
+
+    def finish(self) -> None:
+        """Wait for the append under way, if there is one, and tell what became of it."""
+        if self._under_way is not None:
+            (batch, outcomes, began), self._under_way = self._under_way, None
+            if not self._appended(batch, outcomes.result, began):
+                self._wait(batch)
+
+    def _wait(self, batch: _Batch) -> None:
         if self.fault:
             batch = self._free(batch)
         if batch.work.rows:
@@ -80,34 +138,44 @@ class Writer:
             self._bytes += batch.size
 
     def retry(self) -> None:
-        """Write what waits, when it is time to try."""
+        """Write what waits, when it is time to try; a part of it, when it is much."""
         if self.fault and self._clock.monotonic() < self._retry_at:
             return
-        while self._waiting and self._append(self._waiting[0]):
+        until = self._clock.monotonic() + round(CATCH_UP_S * NS)
+        while self._waiting and self._clock.monotonic() <= until and self._append(self._waiting[0]):
             batch = self._waiting.popleft()
             self._rows -= len(batch.work.rows)
             self._bytes -= batch.size
             self._loose -= len(batch.work.loose)
 
     def _append(self, batch: _Batch) -> bool:
+        began = self._clock.monotonic()
+        return self._appended(batch, lambda: self._store.append(batch.work.rows), began)
+
+    def _appended(self, batch: _Batch, result: Callable[[], list[RowOutcome]], began: int) -> bool:
+        """Whether it was. `result` raises StoreDown when not."""
         try:
-            outcomes = self._store.append(batch.work.rows)
+            outcomes = result()
         except StoreDown as down:
+            self._tally.failed += 1
             if not self.fault:
-                _log.error("store down", reason=down.reason)
+                _log.error("store down", reason=down.reason, do="bring it back; readings wait in the outboxes")
             self.fault = down.reason
-            self._retry_at = self._clock.monotonic() + round(self._delay * NS)
+            self._retry_at = self._clock.monotonic() + round(max(self._delay, down.retry_s) * NS)
             self._delay = min(2 * self._delay, RETRY_MAX_S)
             return False
         if self.fault:
             _log.info("store works again")
         self.fault, self._delay = "", RETRY_FIRST_S
+        self._tally.appended(batch.work.rows, outcomes, (self._clock.monotonic() - began) / NS)
         self._settle(batch, outcomes)
         return True
 
     def _settle(self, batch: _Batch, outcomes: Sequence[RowOutcome]) -> None:
         """The rows are durable, or refused for good: acknowledge, and tell each gateway."""
-        self._refused.update(outcome.reason for outcome in outcomes if outcome.outcome == "refused")
+        refused = [(row, o.reason) for row, o in zip(batch.work.rows, outcomes, strict=False) if o.outcome == "refused"]
+        self._refused.update(_kind(reason) for _, reason in refused)
+        self._keep([refused_row(row, reason) for row, reason in refused], self._clock.now())
         self._ack(batch.messages)
         by_gateway: dict[str, list[Outcome]] = {}
         for claim in batch.work.claims:
@@ -127,7 +195,13 @@ class Writer:
         if work.loose and self._loose + len(work.loose) > MAX_LOOSE:
             # Nobody sends these again. Counted, logged, and said on the board by the status; better than no board.
             self._refused["store down, no outbox"] += len(loose)
-            _log.error("readings lost: store down and no outbox", messages=len(loose))
+            do = "bring the store back; who sends without an outbox must send again"
+            _log.error("readings lost: store down and no outbox", messages=len(loose), do=do)
+            lost = [
+                Refusal(message.topic.partition("/up/")[2], message.payload, "store down, no outbox")
+                for message in loose
+            ]
+            self._keep(lost, self._clock.now())
             self._ack(loose)
             loose, work.loose = [], set()
         if full and not work.loose:
@@ -141,4 +215,9 @@ class Writer:
         own = len(work.own_rows())
         if own:
             self._refused["store down, rates and gaps"] += own
-            _log.error("heart rates and gaps lost: store down for too long", rows=own)
+            _log.error("heart rates and gaps lost: store down for too long", rows=own, do="bring the store back")
+
+
+def _kind(reason: str) -> str:
+    """What is counted: the words before the first detail, which is the sender's or the server's and may be anything."""
+    return re.split("[:'\"]", reason, maxsplit=1)[0].strip()[:60]

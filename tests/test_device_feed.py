@@ -1,6 +1,7 @@
 """From events to drafts: packs, faults with counts, states, identities; and the simulated mark that cannot come off."""
 
 from datetime import UTC
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -67,6 +68,17 @@ def test_samples_become_one_second_strips_and_short_waves() -> None:
     assert sum(w.count for w in waves) == 300
     assert max(w.count for w in waves) <= 0.1 * 125
     assert all(w.epoch == "" for w in waves)
+
+
+def test_packs_of_a_stream_are_in_order_of_time_though_the_first_arrived_late() -> None:
+    """A host that stalled reads five seconds at once: each chunk then shows that the ones before were too late."""
+    feed = make()
+    stalled = [ekg(n * 156, min(156, 625 - n * 156), T0 + n * NS // 16) for n in range(5)]
+    on_time = [ekg(n * 125, 125, T0 + (n - 4) * NS) for n in range(5, 10)]
+    strips = messages(feed.take([*stalled, *on_time]).drafts, StripMessage)
+    assert [s.first_index for s in strips] == [n * 125 for n in range(10)]
+    assert all(late.t0 > early.t0 for early, late in pairwise(strips))
+    assert abs(strips[-1].t0 - (T0 + 4 * NS)) < NS // 2, "and their time is right soon"
 
 
 def test_a_new_link_up_is_a_new_stream() -> None:

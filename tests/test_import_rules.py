@@ -70,6 +70,8 @@ PLANTS = [
     Plant("fence-influx", "ingest/store/contract.py", "influxdb_client"),
     Plant("fence-keys", "vitals/cli/wiring.py", "cryptography.x509"),
     Plant("fence-influx", "ingest/store/influx_store.py", "urllib3"),
+    Plant("fence-metrics", "drivers/core/telemetry.py", "prometheus_client"),
+    Plant("fence-metrics", "vitals/telemetry/watch.py", "prometheus_client"),
     Plant("fence-web", "ingest/rules.py", "starlette.applications"),
     Plant("fence-web", "drivers/core/faults.py", "uvicorn"),
     Plant("fence-web", "vitals/cli/wiring.py", "jinja2"),

@@ -199,7 +199,7 @@ class Outbox:
         self._begin()
 
     def _replace(self, error: Exception) -> None:
-        _log.error("outbox damaged", file=self.path, error=error)
+        _log.error("outbox damaged", file=self.path, error=error, do="check the disk")
         try:
             aside = set_aside(self.path, self._clock.now())
             self._db = self._open(self.path)
@@ -209,7 +209,8 @@ class Outbox:
         found = f"{rows} waiting and {refused_rows} refused rows were recovered from it"
         found += "" if whole else ", then the disk was full"
         self.set_aside = f"a damaged outbox was set aside as {aside.name}; {found}"
-        _log.error("outbox set aside", file=aside, waiting=rows, refused=refused_rows, whole=whole)
+        do = "keep the file until somebody has looked; check the disk" + ("" if whole else " and make room on it")
+        _log.error("outbox set aside", file=aside, waiting=rows, refused=refused_rows, whole=whole, do=do)
 
     def _take_over(self, aside: Path) -> tuple[int, int, bool]:
         """Every sound row of the damaged file, with its first epoch and seq. (waiting, refused, all written)."""
@@ -293,6 +294,11 @@ class Outbox:
     def counts(self) -> tuple[int, int]:
         """(rows waiting for a receipt, rows refused)."""
         return self._counts["row"], self._counts["refused"]
+
+    def oldest(self) -> Instant | None:
+        """When the row that has waited longest was made."""
+        found = self._db.execute("SELECT created FROM row ORDER BY seq LIMIT 1").fetchone()
+        return int(found[0]) if found else None
 
     def remember(self, key: str, value: str) -> None:
         """Keep one fact with the outbox (the pinned store)."""

@@ -25,6 +25,8 @@ _log = Log("settings")
 _THIS_HOST: Final = ("127.0.0.1", "localhost", "::1")
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+PortOrNone: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+"""0: it is not listened at all."""
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -145,6 +147,15 @@ class Board(_Section, frozen=True, kw_only=True):
     rooms: list[Room] = []
 
 
+class Health(_Section, frozen=True, kw_only=True):
+    """Where each part answers `/health` and `/metrics`. Nothing of a patient is in either."""
+
+    host: str = "127.0.0.1"
+    gateway_port: PortOrNone = 8091
+    ingest_port: PortOrNone = 8092
+    board_port: PortOrNone = 8093
+
+
 class SimulatedDevice(_Section, frozen=True, kw_only=True):
     kind: str
     """Stem of the simulator, such as `bp_gatt`; the driver of that name reads it."""
@@ -170,6 +181,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     gateway: Gateway = Gateway()
     ingest: Ingest = Ingest()
     board: Board = Board()
+    health: Health = Health()
     simulate: Simulate = Simulate()
 
 

@@ -305,30 +305,37 @@ def _board(clinic: Clinic, traffic: Traffic) -> list[str]:
         device = spot_device(room)
         cell, metric = ("bp", "bp_sys") if device.startswith("bp") else ("temp", "temp")
         # Which of a room's thermometers is shown depends on the visit; it is in any case the newest of its own.
-        newest = [kept.get((name, metric), "") for name in (device, monitor(room))]
+        newest = kept.get((device, metric), set()) | kept.get((monitor(room), metric), set())
         seen = rooms[room]["obs"].get(cell, {}).get("id", "")
         if seen not in newest:
-            wrong.append(f"room {room}: the board shows {cell} {seen or 'nothing'}, the store has {newest}")
+            wrong.append(f"room {room}: the board shows {cell} {seen or 'nothing'}, the store has {sorted(newest)}")
     alarms = [alarm["id"] for alarm in shown["alarms"]]
     if len(alarms) != len(set(alarms)) or set(alarms) != traffic.standing():
         wrong.append(f"the board's alerts {sorted(alarms)} are not the broker's {sorted(traffic.standing())}")
     return wrong
 
 
-def _newest(clinic: Clinic) -> dict[tuple[str, str], str]:
-    """Id of each device's newest reading of a metric that is neither historical nor from the future."""
+def _newest(clinic: Clinic) -> dict[tuple[str, str], set[str]]:
+    """Ids of each device's newest reading of a metric that is neither historical nor from the future.
+
+    Several, where several came in one piece and so at one time.
+    """
     now = time.time_ns()
-    found: dict[tuple[str, str], tuple[int, str]] = {}
+    times: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, str], set[str]] = {}
     for row in clinic.store.rows():
         if row.leaf != "obs":
             continue
         said = json.loads(row.message)
-        reading, when = said["observation"], (said["t_determined"], said["id"])
-        if when[0] > now or reading.get("historical"):
+        reading, t = said["observation"], said["t_determined"]
+        if t > now or reading.get("historical"):
             continue
-        for metric in reading["quantities"]:
-            found[row.device, metric] = max(when, found.get((row.device, metric), (0, "")))
-    return {key: when[1] for key, when in found.items()}
+        for key in ((row.device, metric) for metric in reading["quantities"]):
+            if t > times.get(key, 0):
+                times[key], found[key] = t, set()
+            if t == times[key]:
+                found[key].add(said["id"])
+    return found
 
 
 def clean(folder: Path) -> None:

@@ -9,6 +9,9 @@ FIRST_BYTES: Final = 32
 MAX_CODES: Final = 64
 """Distinct codes open at once; driver codes are a closed list, so this is only a bound against our own bugs."""
 
+OF_ANY_DEVICE: Final = frozenset({"samples_lost", "clock_stepped"})
+"""Codes the gateway itself gives; `link_*`, one for each `LossReason`, come besides."""
+
 
 class FaultCount(NamedTuple):
     """`times` faults of one code within the second that began at the first of them."""

@@ -52,6 +52,8 @@ class _Stream:
         self.strips = Packer(round(array.rate))
         self.waves = Packer(max(1, round(array.rate * WAVE_S)))
         self.shift = 0
+        self.reached: Instant = 0
+        """Where the newest pack began."""
 
 
 class DeviceFeed:
@@ -66,6 +68,7 @@ class DeviceFeed:
         self.info = DeviceInfo()
         self.changed = True
         self.lost_samples = 0
+        self.link_ups = 0
         self._session = session
         self._times = DeviceTimes(zone)
         self._topic = {
@@ -85,6 +88,7 @@ class DeviceFeed:
 
     def link_up(self, address: str, *, simulated: bool, at: Instant) -> None:
         """A new conversation: sample indices start anew, so the stream gets a new name."""
+        self.link_ups += 1
         self._stream_id = secrets.token_hex(8)
         self._streams = {}
         self._address = address
@@ -205,7 +209,11 @@ class DeviceFeed:
         if pack.lost_before:
             self.lost_samples += pack.lost_before
             self.changed = True
-        return Draft(self._topic["strip"], self._pack(stream, pack), urgent=False)
+        message = self._pack(stream, pack)
+        # A line that is fitted anew may lie earlier; a pack never begins before the one that its samples follow.
+        stream.reached = max(message.t0, stream.reached + 1)
+        message = msgspec.structs.replace(message, t0=stream.reached)
+        return Draft(self._topic["strip"], message, urgent=False)
 
     def _events(self, faults: Sequence[FaultCount]) -> list[Draft]:
         return [

@@ -9,7 +9,7 @@
 """
 
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -18,7 +18,7 @@ import msgspec
 
 from vitals.clock import NS, Clock
 from vitals.log import Log
-from vitals.messages import MAX_PAYLOAD, IngestStatus, Outcome, Receipts
+from vitals.messages import MAX_PAYLOAD, IngestStatus, Outcome, OutcomeWord, Receipts
 from vitals.outbox import AgedOut, Outbox, Row
 
 WINDOW: Final = 1_000
@@ -58,6 +58,10 @@ class Forwarder:
         self.clock_off_ns: int | None = None
         self._clock_off: deque[int] = deque(maxlen=CLOCK_RECEIPTS)
         self.foreign_receipts = 0
+        self.committed = 0
+        self.published = 0
+        """Rows, each time they are sent."""
+        self.outcomes: Counter[OutcomeWord] = Counter()
         self._ingest = ""
         self._cursor = 0
         self._sent: dict[tuple[str, int], _Sent] = {}
@@ -88,6 +92,7 @@ class Forwarder:
                 self._settled(outcomes)
             raise
         self._settled(outcomes)
+        self.committed += len(rows)
         gone = {(row.epoch, row.seq) for kind in aged for row in kind}
         for key in gone:
             self._sent.pop(key, None)
@@ -98,7 +103,10 @@ class Forwarder:
     def fresh(self, rows: Sequence[Row]) -> None:
         """Rows just committed. What cannot be published now is backlog."""
         for row in rows:
-            if self._publish(row.topic, row.payload) and self.ingest_online:
+            if not self._publish(row.topic, row.payload):
+                continue
+            self.published += 1
+            if self.ingest_online:
                 self._sent[row.epoch, row.seq] = _Sent(self._clock.monotonic(), 1)
 
     def reconnected(self) -> None:
@@ -126,7 +134,8 @@ class Forwarder:
             _log.info("store pinned", store=receipts.store_id)
         if receipts.store_id != self.store_id:
             self.foreign_receipts += 1
-            _log.error("receipt of a foreign store ignored", expected=self.store_id, found=receipts.store_id)
+            do = "set gateway.store_id if the store was replaced on purpose; else two ingests are running"
+            _log.error("receipt of a foreign store ignored", expected=self.store_id, found=receipts.store_id, do=do)
             return
         # A receipt's way here only adds to the difference: the least of the last few is the clock's.
         self._clock_off.append(self._clock.now() - receipts.now)
@@ -142,12 +151,14 @@ class Forwarder:
 
     def _settle(self, outcome: Outcome) -> None:
         row = (outcome.epoch, outcome.seq)
+        self.outcomes[outcome.outcome] += 1
         self._sent.pop(row, None)
         self._held.pop(row, None)
         if outcome.outcome == "hold":
             self._held[row] = self._clock.monotonic() + HOLD_S * NS
         elif outcome.outcome == "refused":
-            _log.warning("reading refused by ingest", seq=outcome.seq, reason=outcome.reason)
+            do = "kept in the outbox's table `refused`; `vitals doctor` lists the reasons"
+            _log.warning("reading refused by ingest", seq=outcome.seq, reason=outcome.reason, do=do)
 
     def pump(self) -> int:
         """Send backlog as far as the window allows. Returns the number of rows sent. Call it often."""
@@ -174,7 +185,8 @@ class Forwarder:
         if again:
             self._cursor = min(self._cursor, min(seq for _, seq in again) - 1)
         if overdue:
-            _log.warning("no receipts, sending again", rows=len(overdue))
+            do = "if it goes on, look at ingest's log: is its store down?"
+            _log.warning("no receipts, sending again", rows=len(overdue), do=do)
         for key in again:
             self._held.pop(key, None)
         return len(overdue)
@@ -190,6 +202,7 @@ class Forwarder:
                 payload = pack[0].payload if len(pack) == 1 else _join(topic, pack)
                 if not self._publish(topic, payload):
                     return False
+                self.published += len(pack)
                 for row in pack:
                     self._sent[row.epoch, row.seq] = self._again(row, now)
         return True

@@ -24,6 +24,7 @@ from drivers.core.intake import Intake
 from drivers.core.link import Transport
 from drivers.core.losses import Losses, aged_out_events
 from drivers.core.runner import Runner
+from drivers.core.telemetry import CLOCK_OFF_S, Backlog, Parts, report
 from drivers.transports.ble import Backend, BleTransport, Radio
 from drivers.transports.serial import SerialTransport
 from vitals.broker import Broker, Message, Will
@@ -35,12 +36,11 @@ from vitals.messages import SCHEMA_EVENT, SCHEMA_OBS, SCHEMA_STRIP, VERSION, Gat
 from vitals.outbox import AgedOut, Outbox, Row
 from vitals.salvage import is_damage
 from vitals.settings import Device, Settings
+from vitals.telemetry.watch import REPORT_S, Watch
 from vitals.topics import Topics
 
 PUMP_S: Final = 0.25
 STATUS_S: Final = 10.0
-CLOCK_OFF_S: Final = 2
-"""Beyond it our clock is wrong: readings belong to no visit."""
 STOP_PATIENCE_S: Final = 10
 """At a stop, a disk that takes nothing gets this long; then the loss is logged rather than the stop refused."""
 WAVE_EXPIRY_S: Final = 5
@@ -60,15 +60,17 @@ class Gateway:
         clock: Clock,
         make_broker: Callable[..., Broker],
         backend: Backend,
+        watch: Watch | None = None,
     ) -> None:
         self._settings = settings
+        self._watch = watch
         self._clock = clock
         self._topics = Topics(settings.site.id)
         self._id = settings.gateway.id
         self._session = secrets.token_hex(8)
         self._started = clock.now()
-        max_bytes = settings.gateway.outbox_max_mb * 1_000_000
-        self._outbox = Outbox(Path(settings.gateway.outbox), max_bytes=max_bytes, clock=clock)
+        self._budget = settings.gateway.outbox_max_mb * 1_000_000
+        self._outbox = Outbox(Path(settings.gateway.outbox), max_bytes=self._budget, clock=clock)
         self._outbox.account = self._account
         self._disk = ThreadPoolExecutor(1, "outbox")
         self._losses = Losses()
@@ -129,9 +131,10 @@ class Gateway:
         waiting, refused = self._outbox.counts()
         _log.info("gateway started", gateway=self._id, devices=len(self._devices), backlog=waiting, refused=refused)
         runners = [asyncio.create_task(runner.run()) for _, runner in self._devices]
-        chores = [
-            asyncio.create_task(chore) for chore in (self._intake.run(), self._forwards(), self._states(), self._mail())
-        ]
+        work = [self._intake.run(), self._forwards(), self._states(), self._mail()]
+        if self._watch is not None:
+            work.append(self._reports(self._watch))
+        chores = [asyncio.create_task(chore) for chore in work]
         stopped = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait({stopped, *runners, *chores}, return_when=asyncio.FIRST_COMPLETED)
         self._intake.give_up_at(self._clock.monotonic() + STOP_PATIENCE_S * NS)
@@ -196,12 +199,13 @@ class Gateway:
                 rows.append(draft.finish(*self._outbox.stamp(), now))
             except Exception:  # noqa: BLE001
                 self._losses.rows += 1
-                _log.exception("message cannot be encoded", topic=draft.topic)
+                _log.exception("message cannot be encoded", topic=draft.topic, do="report it with this traceback")
         return rows
 
     def _account(self, aged: AgedOut) -> list[Row]:
         counts = {kind: len(rows) for kind, rows in aged._asdict().items()}
-        _log.error("outbox full", budget_mb=self._settings.gateway.outbox_max_mb, **counts)
+        budget_mb = self._settings.gateway.outbox_max_mb
+        _log.error("outbox full", budget_mb=budget_mb, **counts, do="bring ingest or the store back: EKG is lost")
         return self._finish(aged_out_events(aged, self._clock.now()))
 
     # -- broker ----------------------------------------------------------------------------------------------
@@ -226,7 +230,7 @@ class Gateway:
             return await self._on_disk(call)
         except sqlite3.Error as error:
             self._disk_faults += 1
-            _log.error("outbox not readable", error=error)
+            _log.error("outbox not readable", error=error, do="look at the disk and its space")
             return None
 
     async def _mail(self) -> None:
@@ -251,11 +255,43 @@ class Gateway:
             elif message.topic == self._topics.stored(self._id):
                 self._forwarder.receipts(msgspec.json.decode(message.payload, type=Receipts))
         except msgspec.DecodeError as error:
-            _log.error("message not understood", topic=message.topic, error=error)
+            do = "give ingest and gateway the same version"
+            _log.error("message not understood", topic=message.topic, error=error, do=do)
         except sqlite3.Error as error:
             # The rows stay, are sent again, and come back as duplicates: a receipt that is lost costs nothing.
             self._disk_faults += 1
-            _log.error("receipt not applied", error=error)
+            _log.error("receipt not applied", error=error, do="look at the disk and its space")
+
+    # -- health ----------------------------------------------------------------------------------------------
+
+    async def _reports(self, watch: Watch) -> None:
+        """For ever. A disk that hangs must not stop the reports that say so."""
+        backlog, asked_at = Backlog(), self._clock.monotonic()
+        asking: asyncio.Task[Backlog | None] | None = None
+        while True:
+            if asking is None:
+                asked_at = self._clock.monotonic()
+                asking = asyncio.create_task(self._unless_refused(self._backlog))
+            await asyncio.wait({asking}, timeout=REPORT_S)
+            late_s = (self._clock.monotonic() - asked_at) / NS
+            if asking.done():
+                backlog, asking, late_s = asking.result() or backlog, None, 0.0
+            watch.publish(report(self._parts(), backlog._replace(late_s=late_s)))
+            await asyncio.sleep(REPORT_S)
+
+    def _backlog(self) -> Backlog:
+        """In the outbox's thread."""
+        waiting, refused = self._outbox.counts()
+        oldest = self._outbox.oldest()
+        age_s = 0.0 if oldest is None else max(0.0, (self._clock.now() - oldest) / NS)
+        return Backlog(waiting, refused, age_s, self._outbox.used())
+
+    def _parts(self) -> Parts:
+        feeds = [feed for feed, _ in self._devices]
+        return Parts(
+            self._id, self._budget, feeds, self._intake, self._forwarder, self._losses, self._broker,
+            self._outbox.set_aside,
+        )  # fmt: skip
 
     # -- retained states -------------------------------------------------------------------------------------
 

@@ -136,12 +136,14 @@ class Intake:
     def _refused(self, error: sqlite3.Error) -> None:
         self.faults += 1
         self.fault = str(error)
-        _log.error("outbox not writable, trying again", waiting=self.in_memory, error=error)
+        do = "make room on the disk, or mend it; do not switch the gateway off before"
+        _log.error("outbox not writable, trying again", waiting=self.in_memory, error=error, do=do)
         self._bound()
         given_up = self._given_up()
         for one in self._readings:
             if given_up:
-                _log.error("stopped with readings that no disk took", rows=len(one.drafts))
+                do = "look at the devices' own memories"
+                _log.error("stopped with readings that no disk took", rows=len(one.drafts), do=do)
                 _settle(one, error)
             elif not one.hold and len(self._readings) <= MAX_READINGS:
                 _settle(one)

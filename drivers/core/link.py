@@ -1,8 +1,8 @@
 """What a transport is: how bytes reach a session and leave it again."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from vitals.model import Chunk, Send
 
@@ -27,6 +27,21 @@ class LossReason(StrEnum):
     """A bug of ours in this device's code; the log has the traceback. Please report it."""
     SERVICE_MISSING = "service_missing"
     """The device lacks the service or characteristic the driver needs."""
+
+
+REMEDY: Final[Mapping[LossReason, str]] = {
+    LossReason.NO_PATH: "plug the adapter in, or correct `port` (see /dev/serial/by-id)",
+    LossReason.NO_PERMISSION: "add the gateway's user to the group that owns the line (Debian: dialout), restart it",
+    LossReason.BUSY: "end the other program that holds the line",
+    LossReason.UNPLUGGED: "plug it in again",
+    LossReason.CONNECT_FAILED: "switch it on, move it closer, pair it again where it demands pairing",
+    LossReason.LINK_LOST: "move it closer; what was not confirmed the device sends again",
+    LossReason.RADIO_OFF: "plug the Bluetooth adapter in, switch it on, see that bluetoothd runs",
+    LossReason.FLOODED: "look at the device; if it goes on, switch it off and report it",
+    LossReason.INTERNAL_ERROR: "report it with the traceback from the gateway's log",
+    LossReason.SERVICE_MISSING: "another model than the settings say, or another address: correct the entry",
+}
+"""What a person does about it. The gateway goes on trying by itself."""
 
 
 class LinkLost(Exception):

@@ -7,7 +7,7 @@ from typing import Final
 
 from drivers.core.capture import Capture, Sent, Step, Tick
 from drivers.core.feed import DeviceFeed, Output
-from drivers.core.link import LinkLost, LossReason, Transport
+from drivers.core.link import REMEDY, LinkLost, LossReason, Transport
 from vitals.clock import Clock
 from vitals.driver import Driver, Options, Session
 from vitals.log import Log
@@ -43,6 +43,7 @@ class Runner:
         self._jitter = jitter or random.Random()
         self._backoff = BACKOFF_FIRST_S
         self._capture: Capture | None = None
+        self._where = {"device": feed.device.name, "room": feed.device.room}
 
     async def run(self) -> None:
         """For ever; ends by cancellation, handing on what it holds."""
@@ -59,7 +60,7 @@ class Runner:
                 self._lost(loss)
                 await self._commit(self._feed.link_down())
             except Exception as error:  # noqa: BLE001  a bug in one device's code must not stop the other rooms
-                _log.exception("device code failed", device=self._feed.device.name)
+                _log.exception("device code failed", **self._where, do="report it with this traceback")
                 self._lost(LinkLost(LossReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
                 await self._commit(self._feed.link_down())
             await asyncio.sleep(self._backoff * self._jitter.uniform(0.7, 1.3))
@@ -69,14 +70,15 @@ class Runner:
         if (self._feed.state, self._feed.reason) != ("lost", loss.reason.value):
             # Once for each loss, not for each attempt to mend it.
             self._feed.fault(f"link_{loss.reason}", loss.detail, b"", now)
-            _log.warning("link lost", device=self._feed.device.name, reason=loss.reason, detail=loss.detail)
+            remedy = REMEDY[loss.reason]
+            _log.warning("link lost", **self._where, reason=loss.reason, detail=loss.detail, do=remedy)
         self._feed.set_state("lost", loss.reason.value, now)
         self._backoff = min(BACKOFF_MAX_S, self._backoff * 2)
 
     async def _link_once(self) -> None:
         async with self._connect() as transport:
             self._feed.link_up(transport.address, simulated=transport.simulated, at=self._clock.now())
-            _log.info("link up", device=self._feed.device.name, address=transport.address)
+            _log.info("link up", **self._where, address=transport.address)
             self._backoff = BACKOFF_FIRST_S
             session = self._driver.new_session(self._options)
             self._capture = self._start_capture(transport)
@@ -99,7 +101,7 @@ class Runner:
         try:
             return self._open_capture(transport.address, transport.simulated)
         except OSError as error:
-            _log.error("no capture", device=self._feed.device.name, error=error)
+            _log.error("no capture", **self._where, error=error, do="make gateway.capture_dir writable")
             return None
 
     def _tee(self, step: Step) -> None:
@@ -108,7 +110,7 @@ class Runner:
         try:
             self._capture.add(step)
         except OSError as error:
-            _log.error("capture ended", device=self._feed.device.name, error=error)
+            _log.error("capture ended", **self._where, error=error, do="make room for gateway.capture_dir")
             self._capture = None
 
     async def _converse(self, transport: Transport, session: Session) -> None:

@@ -78,6 +78,16 @@ STORED = RowOutcome("stored")
 DUPLICATE = RowOutcome("duplicate")
 CONFLICT = RowOutcome("refused", "same id, other content")
 """The first one stays. Two different readings under one id are a fault of the sender, and must be seen."""
+TOO_OLD = RowOutcome("refused", "older than what this store was pruned to")
+"""It would come back for ever otherwise: whether it was there before, nobody knows any more."""
+
+
+class Floors(NamedTuple):
+    """Rows before these times were pruned, and none is taken that is not known. See `ingest/store/prune.py`."""
+
+    observation: Instant = 0
+    strip: Instant = 0
+    event: Instant = 0
 
 
 class HistoryPoint(NamedTuple):
@@ -102,11 +112,15 @@ class StripTail(NamedTuple):
 
 
 class StoreDown(Exception):
-    """The batch is not stored as a whole. Keep its messages and append it again: what of it was written stays once."""
+    """The batch is not stored as a whole. Keep its messages and append it again: what of it was written stays once.
 
-    def __init__(self, reason: str) -> None:
+    `retry_s`: not before so many seconds, as the store itself asked.
+    """
+
+    def __init__(self, reason: str, *, retry_s: float = 0.0) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.retry_s = retry_s
 
 
 class StoreReader(Protocol):
@@ -153,6 +167,17 @@ class Store(StoreReader, Protocol):
     def tails(self) -> list[StripTail]:
         """The newest strip of every signal."""
         ...
+
+
+def below(row: Row, floors: Floors) -> bool:
+    """Whether rows of its kind and time were pruned. Evaluations go with the readings."""
+    if isinstance(row, StripRow):
+        return row.message.t0 < floors.strip
+    if isinstance(row, EventRow):
+        return row.message.at < floors.event
+    if isinstance(row, EvaluationRow):
+        return row.message.t < floors.observation
+    return row.message.t_determined < floors.observation
 
 
 def strip_end(message: StripMessage) -> Instant:

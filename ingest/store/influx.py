@@ -21,6 +21,8 @@ TIMEOUT_S: Final = 5.0
 """Of one request. Ingest's loop waits for it, and says so on the board after it."""
 WRITE_BYTES: Final = 4_000_000
 """Of one request: InfluxDB 3 takes 10 MB as delivered, 1 takes 25 MB."""
+MAX_RETRY_AFTER_S: Final = 60.0
+"""A server that asks for more is asked after this all the same: receipts are waited for."""
 _REFUSING: Final = frozenset({400, 413, 422})
 _WORDS: Final = {401: "refuses the token", 403: "refuses the token", 404: "does not have the bucket"}
 T = TypeVar("T")
@@ -77,9 +79,22 @@ class Bucket:
                 raise StoreDown(self._words(404, str(error))) from None
             raise StoreDown(f"{self.place.url}: {error}") from None
 
+    def delete(self, statement: str) -> None:
+        """Run a `DELETE`. Raises StoreDown, also where this InfluxDB has none."""
+        try:
+            records(self._ask(lambda: self._call("POST", statement)))
+        except (Refused, NoAnswer) as error:
+            raise StoreDown(
+                f"InfluxDB at {self.place.url} does not delete: {error}. InfluxDB 3 has no DELETE, and deletes by the"
+                " retention its database was made with"
+            ) from None
+
     def _get(self, statement: str) -> str:
+        return self._call("GET", statement)
+
+    def _call(self, method: str, statement: str) -> str:
         response: Any = self._client.api_client.call_api(
-            "/query", "GET", query_params=[*self._params, ("q", statement)], _preload_content=False,
+            "/query", method, query_params=[*self._params, ("q", statement)], _preload_content=False,
             _return_http_data_only=True,
         )  # fmt: skip
         body: bytes = response.data
@@ -94,7 +109,8 @@ class Bucket:
                 raise StoreDown(f"InfluxDB at {self.place.url} cannot be reached: {_one_line(error.reason)}") from None
             if error.status in _REFUSING and reason:
                 raise Refused(reason) from None
-            raise StoreDown(self._words(error.status, reason or _one_line(error.reason))) from None
+            words = self._words(error.status, reason or _one_line(error.reason))
+            raise StoreDown(words, retry_s=_retry_s(error)) from None
         except (HTTPError, OSError, ValueError) as error:
             # urllib3 counts a refused connection among the timeouts.
             if isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):
@@ -117,6 +133,13 @@ def _reason(error: ApiException) -> str:
         return str(told.get("message") or told.get("error") or "")
     except msgspec.MsgspecError:
         return "too large" if error.status == 413 else ""
+
+
+def _retry_s(error: ApiException) -> float:
+    """What a busy server asks by Retry-After, in seconds, within bounds; 0 where it names none, or a date."""
+    headers: Any = error.headers
+    asked = str((headers or {}).get("Retry-After", ""))
+    return min(float(asked), MAX_RETRY_AFTER_S) if asked.isascii() and asked.isdigit() else 0.0
 
 
 def _one_line(text: object) -> str:

@@ -6,6 +6,7 @@ from typing import TypeAlias, TypeVar
 from ingest.store.contract import CONFLICT, DUPLICATE, EvaluationRow, ObservationRow, Row, RowOutcome, StripRow
 from ingest.store.ledger import Kept, Ledger
 from ingest.store.points import BUMPS, Draft, reading_digest
+from vitals.messages import ObservationMessage
 
 CROWDED = RowOutcome("refused", f"more than {BUMPS} rows want one nanosecond")
 """Further than that nobody has looked. Only who makes identities for the purpose gets there."""
@@ -36,29 +37,38 @@ class Plan:
         self._readings: dict[str, tuple[int, Kept]] = {}
         self._leaders: dict[int, int] = {}
         """Rows whose outcome holds only if that other row of the batch is stored."""
+        promised: list[int] = []
         for number, one in drafts.items():
             if isinstance(one.row, ObservationRow):
-                self._reading(number, one)
+                if self._reading(number, one):
+                    promised.append(number)
             elif not isinstance(one.row, EvaluationRow) or self._is_kept(number, one.row):
                 self._place(number, one)
+        keys = [drafts[number].key for number in promised]
+        notes = ledger.promise_all([(key, self._readings[key][1]) for key in keys])
+        self.times |= {number: kept.ts for number, kept in zip(promised, notes, strict=True)}
         ledger.raise_marks(self._newest)
         self._first_no = ledger.numbers(sum(1 for _ in self.written(EvaluationRow)))
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
-    def _reading(self, number: int, one: Draft) -> None:
+    def _reading(self, number: int, one: Draft) -> bool:
+        """True for one whose time is to be promised."""
         if one.key in self._readings:
             leader, kept = self._readings[one.key]
             self._settled(number, leader, kept.same == one.same)
-            return
+            return False
         before = self._kept.get(one.key)
         if before and before.stored:
             self._settled(number, None, before.same == one.same)
-            return
-        if before is None or not promised_as(before, one):
-            before = self._ledger.promise(one.key, Kept(one.lane, one.wished, one.t, one.room, one.same, False))
-        self._readings[one.key] = (number, before)
-        self.times[number] = before.ts
+            return False
+        if before is not None and promised_as(before, one):
+            self._readings[one.key] = (number, before)
+            self.times[number] = before.ts
+            return False
+        self._readings[one.key] = (number, Kept(one.lane, one.wished, one.t, one.room, one.same, False))
+        self.times[number] = one.wished
+        return True
 
     def _place(self, number: int, one: Draft) -> None:
         """The first free time from the wished one, unless the row itself is met on the way."""
@@ -87,13 +97,18 @@ class Plan:
         if row.reading is None:
             return True
         leader, kept = self._readings.get(row.message.id, (None, self._kept.get(row.message.id)))
-        as_judged = (row.room, row.message.t, reading_digest(row.reading))
         if leader is not None:
             self._leaders[number] = leader
+        as_judged = (row.room, row.message.t, self._digest(row.reading, leader))
         if kept and (kept.stored or leader is not None) and (kept.room, kept.t, kept.same) == as_judged:
             return True
         self.outcomes[number] = DUPLICATE
         return False
+
+    def _digest(self, reading: ObservationMessage, leader: int | None) -> str:
+        """Known already where the row before is of the very message: nearly always."""
+        before = None if leader is None else self._drafts[leader]
+        return before.same if before and before.row.message is reading else reading_digest(reading)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

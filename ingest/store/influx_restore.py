@@ -5,11 +5,11 @@ from typing import Final
 
 import msgspec
 
-from ingest.store.contract import StripTail
+from ingest.store.contract import Floors, StripTail
 from ingest.store.influx import Bucket
 from ingest.store.influxql import Record, select
 from ingest.store.ledger import Kept, Ledger
-from ingest.store.points import EARLIEST, reading_digest, series
+from ingest.store.points import EARLIEST, LATEST, reading_digest, series
 from vitals.messages import ObservationMessage
 
 PAGE: Final = 5000
@@ -32,6 +32,10 @@ def restore(bucket: Bucket, ledger: Ledger) -> None:
                 ledger.raise_marks({_lane(measurement, tags, last): last["time"]})
         for last in bucket.query(select('"stream", "next_index", "t_end", "t0"', "strip", tail=_LAST)):
             ledger.note_tail(_tail(last), last["t0"])
+        for found in bucket.query(
+            select(", ".join(f'"floor_{kind}"' for kind in Floors._fields), "store", start=LATEST)
+        ):
+            ledger.raise_floors(Floors(*(int(found[f"floor_{kind}"] or 0) for kind in Floors._fields)))
         for newest in bucket.query(select('max("no")', "evaluation")):
             ledger.skip_numbers(int(newest["max"]))
 

@@ -13,6 +13,7 @@ from typing import Final
 from ingest.store.contract import (
     DUPLICATE,
     STORED,
+    TOO_OLD,
     EvaluationRow,
     ObservationRow,
     Row,
@@ -20,6 +21,7 @@ from ingest.store.contract import (
     StoreDown,
     StripRow,
     StripTail,
+    below,
     strip_end,
 )
 from ingest.store.influx import WRITE_BYTES, Bucket, Refused
@@ -138,6 +140,8 @@ class InfluxStore(InfluxReader):
             except _ROWS_OWN_FAULT as error:
                 outcomes[number] = RowOutcome("refused", f"cannot be stored: {error}")
         kept = self._promised(drafts.values())
+        outcomes |= self._pruned(drafts, kept)
+        drafts = {number: one for number, one in drafts.items() if number not in outcomes}
         if any(before.stored for before in kept.values()):
             # Only the ledger says so: is this still the bucket that has them?
             self._insist(self._bucket_id())
@@ -153,6 +157,16 @@ class InfluxStore(InfluxReader):
         outcomes |= {n: RowOutcome("refused", refused[n]) if n in refused else STORED for n in plan.times}
         outcomes |= self._orphans(plan, refused, rows, last=last)
         return [outcomes[number] for number in range(len(rows))]
+
+    def _pruned(self, drafts: Mapping[int, Draft], kept: Mapping[str, Kept]) -> dict[int, RowOutcome]:
+        """Rows from before the floor: none is taken, but for readings that the ledger still knows."""
+        floors = self._ledger.floors()
+        found = {n: one for n, one in drafts.items() if below(one.row, floors)}
+        return {
+            n: DUPLICATE if isinstance(one.row, EvaluationRow) else TOO_OLD
+            for n, one in found.items()
+            if not (isinstance(one.row, ObservationRow) and one.key in kept and kept[one.key].stored)
+        }  # fmt: skip
 
     def _orphans(
         self, plan: Plan, refused: Mapping[int, str], rows: Sequence[Row], *, last: bool

@@ -47,6 +47,10 @@ def select(
     return f'SELECT {columns} FROM "{measurement}" WHERE time >= {start} AND time <= {stop}{equal} {tail}'.rstrip()
 
 
+def delete_before(measurement: str, cutoff: Instant) -> str:
+    return f'DELETE FROM "{measurement}" WHERE time < {cutoff}'
+
+
 def records(body: str) -> list[Record]:
     """The points of an answer, in its order. Raises NoAnswer."""
     try:

@@ -7,12 +7,12 @@ not written is written again to the same series and time, which changes nothing.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ingest.store.contract import StripTail
+from ingest.store.contract import Floors, StripTail
 from ingest.store.lock import own
 from vitals.clock import Instant
 from vitals.errors import StoreError
@@ -53,19 +53,31 @@ class Kept(NamedTuple):
 class Ledger:
     """Used by one thread at a time. Every method may raise sqlite3.Error."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create. Raises StoreError when the file is no ledger, or another process has it."""
+    def __init__(self, path: Path, *, alone: bool = True) -> None:
+        """Open or create. Raises StoreError when the file is no ledger, or another process has it.
+
+        `alone` false is for tools beside a running ingest: then the file must be there.
+        """
         self.path = path
-        self._lock = own(path, "ingest.state")
+        if not alone and not path.exists():
+            raise StoreError(
+                f"There is no ledger {path}.", expected="the file that ingest writes", found="nothing",
+                do="Start ingest once, or correct ingest.state.",
+            )  # fmt: skip
+        self._lock = own(path, "ingest.state") if alone else None
         try:
             self._db = _open(path)
         except sqlite3.DatabaseError as error:
-            self._lock.close()
+            self._unlock()
             raise unusable(path, error) from None
 
     def close(self) -> None:
         self._db.close()
-        self._lock.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     @contextmanager
     def transaction(self, *, durable: bool) -> Iterator[None]:
@@ -96,6 +108,15 @@ class Ledger:
     def adopt(self, store_id: str, *, settled: bool) -> None:
         self._set("store_id", store_id)
         self._set("settled", int(settled))
+
+    def floors(self) -> Floors:
+        """What the bucket was pruned to. Another process may have done it since the last look."""
+        return Floors(*(int(str(self._meta(f"floor/{kind}", 0))) for kind in Floors._fields))
+
+    def raise_floors(self, floors: Floors) -> None:
+        """Never back: what went below one is not known any more."""
+        for kind, floor in zip(Floors._fields, map(max, floors, self.floors()), strict=True):
+            self._set(f"floor/{kind}", floor)
 
     def _meta(self, key: str, default: object) -> object:
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -129,6 +150,18 @@ class Ledger:
             else:
                 return kept
 
+    def promise_all(self, readings: Sequence[tuple[str, Kept]]) -> list[Kept]:
+        """As `promise`, for each in order; in one statement where no time is taken, which is nearly always."""
+        self._db.execute("SAVEPOINT promises")
+        try:
+            self._db.executemany(_PROMISE, [(key, *kept) for key, kept in readings])
+        except sqlite3.IntegrityError:
+            self._db.execute("ROLLBACK TO promises")
+            return [self.promise(key, kept) for key, kept in readings]
+        finally:
+            self._db.execute("RELEASE promises")
+        return [kept for _, kept in readings]
+
     def restore(self, readings: Iterable[tuple[str, Kept]]) -> None:
         """Note readings found in the bucket, oldest first."""
         rows = [(key, *kept) for key, kept in readings]
@@ -138,9 +171,38 @@ class Ledger:
         """They are in the bucket."""
         self._db.executemany("UPDATE reading SET stored = 1 WHERE id = ?", [(key,) for key in keys])
 
+    def forget(self, keys: Iterable[str], *, before: Instant) -> None:
+        """Readings from before that time are not known any more."""
+        self._db.executemany("DELETE FROM reading WHERE id = ? AND t < ?", [(key, before) for key in keys])
+
+    def forget_before(self, before: Instant) -> None:
+        self._db.execute("DELETE FROM reading WHERE t < ?", (before,))
+
     def recent_ids(self, limit: int) -> list[str]:
         query = "SELECT id FROM reading WHERE stored ORDER BY rowid DESC LIMIT ?"
         return [row[0] for row in reversed(self._db.execute(query, (limit,)).fetchall())]
+
+    # -- compared with the bucket --------------------------------------------------------------------------------
+
+    def begin_check(self) -> None:
+        """From here on this connection sees the ledger as it is now. Never used for writing afterwards."""
+        self._db.execute("CREATE TEMP TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+
+    def damage(self) -> list[str]:
+        """What SQLite's own check says; empty when the file is sound."""
+        found = [str(line) for (line,) in self._db.execute("PRAGMA integrity_check(20)")]
+        return [] if found == ["ok"] else found
+
+    def seen(self, keys: Iterable[str]) -> None:
+        """They are in the bucket."""
+        self._db.executemany("INSERT OR IGNORE INTO temp.seen VALUES (?)", [(key,) for key in keys])
+
+    def unseen(self, since: Instant, limit: int) -> tuple[int, list[str]]:
+        """How many readings of `since` or later were stored and not seen, and the first of them."""
+        source = "FROM reading WHERE stored AND t >= ? AND id NOT IN (SELECT id FROM temp.seen)"
+        (count,) = self._db.execute(f"SELECT count(*) {source}", (since,)).fetchone()
+        return count, [row[0] for row in self._db.execute(f"SELECT id {source} ORDER BY t LIMIT ?", (since, limit))]
 
     # -- the other rows ------------------------------------------------------------------------------------------
 

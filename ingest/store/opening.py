@@ -16,10 +16,15 @@ from vitals.settings import Settings, secret
 
 if TYPE_CHECKING:
     from ingest.store.influx import Place
+    from ingest.store.prune import Pruner
+    from ingest.store.scan import Scan
+    from ingest.store.verify import Checked
 
 TOKEN_ENV: Final = "VITALS_INFLUX_TOKEN"
 BOARD_S: Final = 3.0
 """A page that asks for the past waits no longer for InfluxDB."""
+TOOL_S: Final = 60.0
+"""A tool waits so long for one page, or one deletion."""
 
 
 def open_store(settings: Settings) -> Store:
@@ -50,6 +55,48 @@ def place(settings: Settings, environment: Mapping[str, str] = environ) -> "Plac
     store = settings.ingest.store
     token = secret(store.token_file, TOKEN_ENV, environment) or ""
     return Place(store.url, store.bucket, store.org, token, store.ca_file, store.gzip)
+
+
+def refusals_path(settings: Settings) -> Path:
+    """What was refused is kept beside what ingest writes anyhow: no path of its own to get wrong."""
+    store = settings.ingest.store
+    return Path(f"{store.path if store.kind == 'sqlite' else settings.ingest.state}.refused")
+
+
+def open_scan(settings: Settings) -> "Scan":
+    """The store, to be read from end to end. Raises StoreError."""
+    if settings.ingest.store.kind == "sqlite":
+        from ingest.store.sqlite_scan import SqliteScan
+
+        return SqliteScan(Path(settings.ingest.store.path))
+    from ingest.store.influx import Bucket
+    from ingest.store.influx_scan import InfluxScan
+
+    return InfluxScan(Bucket(place(settings), timeout_s=TOOL_S))
+
+
+def open_checked(settings: Settings) -> "Checked":
+    """The store, to be verified. Raises StoreError."""
+    if settings.ingest.store.kind == "sqlite":
+        from ingest.store.sqlite_verify import CheckedSqlite
+
+        return CheckedSqlite(Path(settings.ingest.store.path))
+    from ingest.store.influx import Bucket
+    from ingest.store.influx_verify import CheckedInflux
+
+    return CheckedInflux(Bucket(place(settings), timeout_s=TOOL_S), Path(settings.ingest.state))
+
+
+def open_pruner(settings: Settings) -> "Pruner":
+    """The store, to be pruned. Raises StoreError; StoreDown when InfluxDB is."""
+    if settings.ingest.store.kind == "sqlite":
+        from ingest.store.sqlite_prune import SqlitePruner
+
+        return SqlitePruner(Path(settings.ingest.store.path))
+    from ingest.store.influx import Bucket
+    from ingest.store.influx_prune import InfluxPruner
+
+    return InfluxPruner(Bucket(place(settings), timeout_s=TOOL_S), Path(settings.ingest.state))
 
 
 class LazyReader:

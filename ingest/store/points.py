@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from ingest.store.contract import (
     EvaluationRow,
     EventRow,
+    Floors,
     ObservationRow,
     Row,
     StripRow,
@@ -40,7 +41,7 @@ _ESCAPED_TAG: Final = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ "})
 _HEAD: Final = msgspec.json.Decoder(StripMessage)
 
 
-class Draft(NamedTuple):
+class Draft(msgspec.Struct, frozen=True):
     """A row on its way. `where` are the tags of its lane: the rows among which its `key` is unique and its time too.
 
     `same` must be equal where keys are. `line` and the lines of its values lack the time, and its number.
@@ -83,6 +84,27 @@ def series(measurement: str, tags: Tags) -> str:
     return measurement + "".join([f",{name}={_tag(value)}" for name, value in tags if value])
 
 
+@lru_cache(maxsize=4096)
+def _place(device: str, gateway: str, room: str, measurement: str) -> tuple[Tags, str]:
+    """The tags of a row of that device in that room, and the series they make."""
+    tags = (("device", device), ("gateway", gateway), ("room", room))
+    return tags, series(measurement, tags)
+
+
+@lru_cache(maxsize=4096)
+def _lane(device: str, gateway: str) -> tuple[Tags, str]:
+    """Of evaluations: those of one device, whatever the room."""
+    where = (("device", device), ("gateway", gateway))
+    return where, series("evaluation", where)
+
+
+@lru_cache(maxsize=4096)
+def _value_series(device: str, gateway: str, metric: str, room: str, state: str) -> str:
+    return series(
+        "value", (("device", device), ("gateway", gateway), ("metric", metric), ("room", room), ("state", state))
+    )  # fmt: skip
+
+
 def low_digits(key: str) -> int:
     return int.from_bytes(blake2b(key.encode(), digest_size=4).digest(), "big") % NS_PER_MS
 
@@ -104,13 +126,21 @@ def store_line(store_id: str) -> str:
     return _line("store", (), [_text("id", store_id)]) + f" {LATEST}"
 
 
+def floors_line(floors: Floors) -> str:
+    """Fields of the same point: what the bucket was pruned to, for a ledger that is made anew."""
+    fields = [_int(f"floor_{kind}", floor) for kind, floor in floors._asdict().items()]
+    return _line("store", (), fields) + f" {LATEST}"
+
+
 def _observation(row: ObservationRow) -> Draft:
     m, a = row.message, row.address
-    tags = (("device", a.device), ("gateway", a.gateway), ("room", a.room))
+    tags, lane = _place(a.device, a.gateway, a.room, "observation")
+    wished = wished_time(m.t_determined, m.id)
     fields = [_text("id", m.id), _int("t", m.t_determined), _text("kind", m.observation.kind)]
     fields += [_float(metric, q.value) for metric, q in m.observation.quantities.items() if q.value is not None]
     fields.append(_text("message", msgspec.json.encode(m).decode()))
-    return _draft(row, "observation", tags, tags, m.id, reading_digest(m), m.t_determined, a.room, fields)
+    line = f"{lane} {','.join(fields)}"
+    return Draft(row, "observation", tags, lane, m.id, reading_digest(m), m.t_determined, wished, a.room, line)
 
 
 def _strip(row: StripRow) -> Draft:
@@ -144,23 +174,22 @@ def _event(row: EventRow) -> Draft:
 def _evaluation(row: EvaluationRow) -> Draft:
     m = row.message
     state = "ahead" if row.ahead else "historical" if m.historical else "live"
-    where = (("device", m.device), ("gateway", m.gateway))
-    room = ("room", row.room)
+    where, lane = _lane(m.device, m.gateway)
+    _, place = _place(m.device, m.gateway, row.room, "evaluation")
     key = f"{m.assoc_version}/{m.rules_hash}/{m.id}"
-    common = [_text("id", m.id), _int("t", m.t)]
-    fields = [
-        _text("key", key), *common, _text("rules_hash", m.rules_hash), _int("assoc_version", m.assoc_version),
-        _text("state", state), _text("message", msgspec.json.encode(m).decode()),
-    ]  # fmt: skip
+    wished = wished_time(m.t, key)
+    common = f"{_text('id', m.id)},{_int('t', m.t)}"
+    message = _text("message", msgspec.json.encode(m).decode())
+    rules = f"{_text('rules_hash', m.rules_hash)},{_int('assoc_version', m.assoc_version)}"
+    line = f'{place} {_text("key", key)},{common},{rules},state="{state}",{message}'
+    # Validity and interpretation are words of ours, and need no escapes.
     values = [
-        _line("value", (*where, ("metric", metric), room, ("state", state)), [
-            *common, *([] if v.value is None else [_float("value", v.value)]),
-            _text("validity", v.validity.value), _text("interpretation", v.flag.interpretation if v.flag else ""),
-        ])
+        f"{_value_series(m.device, m.gateway, metric, row.room, state)} {common},"
+        f"{'' if v.value is None else _float('value', v.value) + ','}"
+        f'validity="{v.validity}",interpretation="{v.flag.interpretation if v.flag else ""}"'
         for metric, v in m.values.items()
-    ]  # fmt: skip
-    made = _draft(row, "evaluation", (*where, room), where, key, "", m.t, row.room, fields)
-    return made._replace(values=tuple(values))
+    ]
+    return Draft(row, "evaluation", where, lane, key, "", m.t, wished, row.room, line, tuple(values))
 
 
 def _draft(
@@ -186,8 +215,9 @@ def _tag(value: str) -> str:
 def _text(name: str, value: str) -> str:
     if len(value) * 4 > MAX_TEXT and len(value.encode()) > MAX_TEXT:
         raise ValueError(f"{name} has {len(value.encode())} bytes, expected at most {MAX_TEXT}")
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{name}="{escaped}"'
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name}="{value}"'
 
 
 def _int(name: str, value: int) -> str:

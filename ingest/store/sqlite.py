@@ -19,8 +19,10 @@ from ingest.store.contract import (
     HISTORY_LIMIT,
     MAX_STRIP_S,
     STORED,
+    TOO_OLD,
     EvaluationRow,
     EventRow,
+    Floors,
     HistoryPoint,
     ObservationRow,
     Row,
@@ -28,6 +30,7 @@ from ingest.store.contract import (
     StoreDown,
     StripRow,
     StripTail,
+    below,
     same_reading,
     same_strip,
     strip_end,
@@ -44,6 +47,8 @@ APPLICATION_ID: Final = 0x76697473
 """`vits` in the file's header: another program's database is told apart before anything is written."""
 BUSY_S: Final = 5.0
 """Wait for another connection's lock (a backup, a checkpoint) before calling the store down."""
+TOOL_BUSY_S: Final = 60.0
+"""The same for a tool, which has time."""
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE observation (
@@ -66,6 +71,9 @@ CREATE TABLE value (
   evaluation INTEGER NOT NULL, value REAL, validity TEXT NOT NULL, interpretation TEXT NOT NULL,
   PRIMARY KEY (room, metric, historical, t, id, evaluation)) WITHOUT ROWID;
 """
+PRUNED: Final = "length(message) = 0"
+"""Of a pruned reading: the row stays, without its message, so that the same record of a meter is known again."""
+_FLOOR: Final = "SELECT value FROM meta WHERE key = ?"
 AHEAD: Final = 2
 """In place of `historical`, which is 0 or 1: of a clock that runs ahead."""
 _ROWS_OWN_FAULT: Final = (
@@ -84,6 +92,7 @@ class SqliteStore:
         """Open, or create for writing. Raises StoreError when the file is no store, or another process writes it."""
         self.path = path
         self._lock: IO[bytes] | None = None
+        self._floors = Floors()
         self._fresh: dict[str, ObservationRow] = {}
         """Readings stored by the append under way: their evaluations come with them, and need no look-up."""
         if read_only and not path.exists():
@@ -123,6 +132,7 @@ class SqliteStore:
         try:
             self._fresh = {}
             self._db.execute("BEGIN IMMEDIATE")
+            self._floors = read_floors(self._db)
             outcomes = [self._put(row) for row in rows]
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -149,6 +159,8 @@ class SqliteStore:
         return outcome
 
     def _insert(self, row: Row) -> RowOutcome:
+        if below(row, self._floors):
+            return self._pruned(row)
         if isinstance(row, ObservationRow):
             return self._observation(row)
         if isinstance(row, StripRow):
@@ -157,9 +169,20 @@ class SqliteStore:
             return self._event(row)
         return self._evaluation(row)
 
+    def _pruned(self, row: Row) -> RowOutcome:
+        """A row from before the floor: a reading may still be known by its id; an evaluation adds nothing."""
+        if isinstance(row, EvaluationRow):
+            return DUPLICATE
+        if isinstance(row, ObservationRow):
+            query = "SELECT same FROM observation WHERE id = ?"
+            before = self._db.execute(query, (row.message.id,)).fetchone()
+            if before:
+                return DUPLICATE if before[0] == digest(same_reading(row.message)) else CONFLICT
+        return TOO_OLD
+
     def _observation(self, row: ObservationRow) -> RowOutcome:
         m = row.message
-        same = _digest(same_reading(m))
+        same = digest(same_reading(m))
         values = (m.id, *row.address, m.t_determined, same, msgspec.json.encode(m))
         done = self._db.execute("INSERT INTO observation VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", values)
         if done.rowcount == 1:
@@ -170,7 +193,7 @@ class SqliteStore:
 
     def _strip(self, row: StripRow) -> RowOutcome:
         m, a = row.message, row.address
-        same = _digest(same_strip(m))
+        same = digest(same_strip(m))
         key = (a.gateway, a.device, m.stream, m.metric, m.first_index)
         values = (*key, a.room, m.first_index + m.count, m.t0, strip_end(m), same, msgspec.msgpack.encode(m))
         done = self._db.execute("INSERT INTO strip VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", values)
@@ -219,7 +242,7 @@ class SqliteStore:
         if fresh is not None and fresh.message is reading:
             return (room, message.t) == (fresh.address.room, reading.t_determined)
         kept = self._db.execute("SELECT room, t, same FROM observation WHERE id = ?", (message.id,)).fetchone()
-        return kept is not None and kept == (room, message.t, _digest(same_reading(reading)))
+        return kept is not None and kept == (room, message.t, digest(same_reading(reading)))
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -256,7 +279,9 @@ class SqliteStore:
 
     def counts(self) -> dict[str, int]:
         tables = ("observation", "strip", "event", "evaluation")
-        return {table: self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+        found = {table: self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+        (known,) = self._db.execute(f"SELECT count(*) FROM observation WHERE {PRUNED}").fetchone()
+        return found | {"observation": found["observation"] - known}
 
     def recent_ids(self, limit: int) -> list[str]:
         rows = self._db.execute("SELECT id FROM observation ORDER BY rowid DESC LIMIT ?", (limit,)).fetchall()
@@ -273,7 +298,27 @@ class SqliteStore:
         return [StripTail(*row) for row in rows]
 
 
-def _digest(content: bytes) -> bytes:
+def read_floors(db: sqlite3.Connection) -> Floors:
+    """What the store was pruned to; the ledger of InfluxDB has the same rows in a table of the same name."""
+    return Floors(*(int(found[0]) if (found := db.execute(_FLOOR, (f"floor/{kind}",)).fetchone()) else 0
+                    for kind in Floors._fields))  # fmt: skip
+
+
+def open_for_tools(path: Path, *, writing: bool = False) -> tuple[sqlite3.Connection, str]:
+    """The file beside a running ingest, and the store's id; with `writing` in short transactions only.
+
+    Raises StoreError when it is no store.
+    """
+    SqliteStore(path, read_only=True).close()
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={'rw' if writing else 'ro'}", uri=True, timeout=TOOL_BUSY_S,
+        isolation_level=None,
+    )  # fmt: skip
+    (store_id,) = db.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
+    return db, str(store_id)
+
+
+def digest(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -10,6 +11,7 @@ import typer
 
 from vitals import log
 from vitals.cli.provision import commands as provision
+from vitals.cli.store import commands as store
 from vitals.errors import VitalsError
 
 app = typer.Typer(
@@ -21,6 +23,7 @@ app = typer.Typer(
     help="Exam-room device readings, from the device's bytes to a live board. Not a medical device; no diagnosis.",
 )
 app.add_typer(provision.app, name="provision")
+app.add_typer(store.app, name="store")
 Config = Annotated[
     Path, typer.Option("--config", "-c", envvar="VITALS_CONFIG", help="The settings file (docs/settings.md).")
 ]
@@ -28,6 +31,14 @@ LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"], typer.Option("--log-level", help="Least severe log line to print.")
 ]
 DEFAULT = Path("vitals.toml")
+
+
+class Part(StrEnum):
+    """The services, as an option that may be repeated names them."""
+
+    GATEWAY = "gateway"
+    INGEST = "ingest"
+    BOARD = "board"
 
 
 @app.command()
@@ -47,7 +58,7 @@ def gateway(
     if capture is not None:
         changed = msgspec.structs.replace(settings.gateway, capture_dir=str(capture.absolute()))
         settings = msgspec.structs.replace(settings, gateway=changed)
-    asyncio.run(wiring.until_signal(wiring.make_gateway(settings).run))
+    asyncio.run(wiring.until_signal(lambda stop: wiring.run_gateway(settings, stop)))
 
 
 @app.command()
@@ -226,6 +237,30 @@ def check_config(
         for line in live_check.run(settings):
             print(line)
     print(f"{config}: in order")
+
+
+@app.command()
+def doctor(
+    config: Config = DEFAULT,
+    part: Annotated[
+        list[Part] | None,
+        typer.Option(help="A part that should run on this machine; may be repeated. Left out: those of the settings."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of text.")] = False,
+) -> None:
+    """Look at this machine's part of the clinic: what is wrong, and what mends it."""
+    from vitals.cli.doctor import examination, finding
+
+    log.set_up("error", quiet=("broker", "settings"))
+    found = []
+    for one in examination.examine(config, tuple(part or ())):
+        found.append(one)
+        if not as_json:
+            print(finding.line(one), flush=True)
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    if any(one.verdict == "fault" for one in found):
+        raise typer.Exit(1)
 
 
 def main() -> NoReturn:

@@ -45,7 +45,9 @@ def write(
     require_fittings(scenario)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "vitals.toml"
-    parts = [_HEAD.format(board=board_port, broker=broker_port, window=window, seed=seed)]
+    step = 1 if board_port < 65_000 else -1
+    health = [board_port + step * n for n in (1, 2, 3)]
+    parts = [_HEAD.format(board=board_port, broker=broker_port, window=window, seed=seed, health=health)]
     for n in range(1, (rooms or len(scenario.rooms)) + 1):
         room = scenario.rooms[(n - 1) % len(scenario.rooms)]
         parts.append(_ROOM.format(n=n, name=json.dumps(room.name), age=room.age, sex=room.sex))
@@ -111,6 +113,11 @@ store = {{ kind = "sqlite", path = "store.db" }}
 
 [board]
 port = {board}
+
+[health]
+gateway_port = {health[0]}
+ingest_port = {health[1]}
+board_port = {health[2]}
 
 [simulate]
 seed = {seed}

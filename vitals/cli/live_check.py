@@ -23,8 +23,7 @@ def run(settings: conf.Settings) -> Iterator[str]:
     """One line for each thing that works. Raises the VitalsError of the first that does not."""
     for device in settings.gateway.devices:
         if device.port:
-            _line(device)
-            yield f"serial line {device.port} ({device.name}) can be opened"
+            yield line(device)
     broker = wiring.make_broker(settings, "check")
     broker.start()
     try:
@@ -32,31 +31,34 @@ def run(settings: conf.Settings) -> Iterator[str]:
     finally:
         broker.stop()
     yield f"broker {settings.broker.host}:{settings.broker.port} accepts us"
-    yield _store(settings)
+    yield store(settings)
     require_free(settings.board.port, "board.port")
     yield f"board port {settings.board.port} is free"
 
 
-def _store(settings: conf.Settings) -> str:
+def store(settings: conf.Settings) -> str:
+    """That it can be read, in words. Raises StoreError."""
     where = whereabouts(settings)
     if settings.ingest.store.kind == "sqlite" and not Path(settings.ingest.store.path).exists():
         return f"store {where} will be made"
-    store = open_reader(settings)
+    reader = open_reader(settings)
     try:
-        name = store.store_id
+        name = reader.store_id
     except StoreDown as down:
         raise StoreError(
             f"The store ({where}) cannot be read.", expected="an answer to a query", found=down.reason,
             do="Start InfluxDB, or correct [ingest.store] or its token.",
         ) from None  # fmt: skip
     finally:
-        store.close()
+        reader.close()
     return f"store {where} is in order: {name}" if name else f"store {where} answers; ingest will begin it"
 
 
-def _line(device: conf.Device) -> None:
+def line(device: conf.Device) -> str:
+    """That its serial line can be opened, in words. Raises DeviceError."""
+    can = f"serial line {device.port} ({device.name}) can be opened"
     if "://" in device.port:
-        return
+        return can
     path = Path(device.port)
     if not path.exists():
         raise DeviceError(
@@ -68,3 +70,4 @@ def _line(device: conf.Device) -> None:
             f"The serial line of {device.name!r} may not be used.", expected=f"permission to read and write {path}",
             found="permission denied", do="Add the user to the group that owns it (Debian: dialout).",
         )  # fmt: skip
+    return can

@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ from vitals.clock import SystemClock
 from vitals.driver import Driver
 from vitals.errors import SettingsError, VitalsError
 from vitals.log import Log
+from vitals.telemetry.server import HealthServer
+from vitals.telemetry.watch import Watch
 
 CLOCK = SystemClock()
 _log = Log("wiring")
@@ -73,14 +76,44 @@ def make_backend(ble: conf.Ble) -> Backend:
     return Backend(client, scanner, simulated=True)
 
 
-def make_gateway(settings: conf.Settings) -> Gateway:
+PARTS: Final = ("gateway", "ingest", "board")
+
+
+def health_port(settings: conf.Settings, part: str) -> int:
+    """0: none."""
+    return int(getattr(settings.health, f"{part}_port"))
+
+
+@contextmanager
+def watched(settings: conf.Settings, part: str) -> Iterator[Watch]:
+    """The watch over a part, with its health page for as long as the part runs."""
+    name = settings.gateway.id if part == "gateway" else part
+    watch, port = Watch(part, name, CLOCK), health_port(settings, part)
+    server = HealthServer(watch, settings.health.host, port, f"health.{part}_port") if port else None
+    if server is not None:
+        server.start()
+    try:
+        yield watch
+    finally:
+        if server is not None:
+            server.stop()
+
+
+def make_gateway(settings: conf.Settings, watch: Watch | None = None) -> Gateway:
     return Gateway(
         settings,
         load_drivers(),
         CLOCK,
         partial(make_broker, settings, f"gateway-{settings.gateway.id}"),
         make_backend(settings.gateway.ble),
+        watch,
     )
+
+
+async def run_gateway(settings: conf.Settings, stop: asyncio.Event) -> None:
+    """Read the devices until `stop`."""
+    with watched(settings, "gateway") as watch:
+        await make_gateway(settings, watch).run(stop)
 
 
 async def run_board(settings: conf.Settings, stop: asyncio.Event) -> None:
@@ -89,7 +122,8 @@ async def run_board(settings: conf.Settings, stop: asyncio.Event) -> None:
     broker = make_broker(settings, "board", subscriptions=app.subscriptions(settings.site.id))
     broker.start()
     try:
-        await app.serve(settings, broker, LazyReader(settings), CLOCK, stop, listener=listener)
+        with watched(settings, "board") as watch:
+            await app.serve(settings, broker, LazyReader(settings), CLOCK, stop, listener=listener, watch=watch)
     finally:
         await asyncio.to_thread(broker.stop)
 
@@ -101,7 +135,9 @@ def run_ingest(settings: conf.Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
     factory = partial(make_broker, settings, "ingest", persistent=True)
     # Flushing at half of the broker's window: a batch larger than the window would wait for messages that cannot come.
-    service.run(settings, factory, CLOCK, stop, batch_limit=min(service.BATCH, settings.broker.window // 2))
+    limit = min(service.BATCH, settings.broker.window // 2)
+    with watched(settings, "ingest") as watch:
+        service.run(settings, factory, CLOCK, stop, batch_limit=limit, watch=watch)
 
 
 async def run_simulators(settings: conf.Settings, stop: asyncio.Event) -> None:

@@ -1,0 +1,1 @@
+"""`vitals store`: export, verify and prune the store, and show what was refused."""

@@ -1,0 +1,1 @@
+"""What a running service tells of itself: `/health` for a person, `/metrics` for Prometheus. Nothing of a patient."""
