@@ -2,10 +2,12 @@
 
 While the store is down, rows wait in bounded memory and the broker's window is freed early for messages that an
 outbox keeps: without a receipt its gateway sends them again. A message that no outbox keeps stays unacknowledged.
+When the store is back, what waited is written a little in each turn, since readings are shown between the turns.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 from ingest.store.contract import RowOutcome, Store, StoreDown
@@ -22,6 +24,10 @@ MAX_LOOSE: Final = 200
 """Messages without an outbox held unacknowledged: well below the broker's window of 1,000, or the board went blind."""
 RETRY_FIRST_S: Final = 0.5
 RETRY_MAX_S: Final = 10.0
+DRAIN_S: Final = 0.2
+"""Of one turn, for what has waited. Until it is over no reading is flagged or shown."""
+MERGED_ROWS: Final = 500
+"""Of batches that waited, in one append: a store across a network costs by the request, not by the row."""
 MAX_RECEIPT: Final = 500
 """Outcomes of one receipt message, about 20 kB."""
 _log = Log("ingest.store")
@@ -64,34 +70,53 @@ class Writer:
     def waiting_rows(self) -> int:
         return self._rows
 
+    @property
+    def draining(self) -> bool:
+        """Rows wait, and the store takes them: nobody should sleep before the next `retry`."""
+        return bool(self._waiting) and not self.fault
+
     def add(self, work: Work, messages: Sequence[Message]) -> None:
         """Store now, or keep for later when the store is down."""
         batch = _Batch(work, messages, sum(len(message.payload) for message in messages))
         if not work.rows:
             self._settle(batch, [])
             return
-        if not self._waiting and not self.fault and self._append(batch):
+        if not self._waiting and not self.fault and self._append([batch]):
             return
-        if self.fault:
-            batch = self._free(batch)
+        batch = self._free(batch)
         if batch.work.rows:
             self._waiting.append(batch)
             self._rows += len(batch.work.rows)
             self._bytes += batch.size
 
     def retry(self) -> None:
-        """Write what waits, when it is time to try."""
-        if self.fault and self._clock.monotonic() < self._retry_at:
+        """Write what waits, when it is time to try, for about DRAIN_S; the next turn goes on with it."""
+        began = self._clock.monotonic()
+        if self.fault and began < self._retry_at:
             return
-        while self._waiting and self._append(self._waiting[0]):
-            batch = self._waiting.popleft()
-            self._rows -= len(batch.work.rows)
-            self._bytes -= batch.size
-            self._loose -= len(batch.work.loose)
+        while self._waiting and self._append(some := self._some()):
+            for batch in some:
+                self._waiting.popleft()
+                self._rows -= len(batch.work.rows)
+                self._bytes -= batch.size
+                self._loose -= len(batch.work.loose)
+            if self._clock.monotonic() - began >= DRAIN_S * NS:
+                return
 
-    def _append(self, batch: _Batch) -> bool:
+    def _some(self) -> list[_Batch]:
+        """The oldest batches, as many as one append takes; one alone to try whether the store is back."""
+        some = [self._waiting[0]]
+        rows = len(some[0].work.rows)
+        for batch in islice(self._waiting, 1, None):
+            rows += len(batch.work.rows)
+            if self.fault or rows > MERGED_ROWS:
+                break
+            some.append(batch)
+        return some
+
+    def _append(self, batches: Sequence[_Batch]) -> bool:
         try:
-            outcomes = self._store.append(batch.work.rows)
+            outcomes = self._store.append([row for batch in batches for row in batch.work.rows])
         except StoreDown as down:
             if not self.fault:
                 _log.error("store down", reason=down.reason)
@@ -102,12 +127,14 @@ class Writer:
         if self.fault:
             _log.info("store works again")
         self.fault, self._delay = "", RETRY_FIRST_S
-        self._settle(batch, outcomes)
+        left = iter(outcomes)
+        for batch in batches:
+            self._settle(batch, list(islice(left, len(batch.work.rows))))
         return True
 
     def _settle(self, batch: _Batch, outcomes: Sequence[RowOutcome]) -> None:
         """The rows are durable, or refused for good: acknowledge, and tell each gateway."""
-        self._refused.update(outcome.reason for outcome in outcomes if outcome.outcome == "refused")
+        self._refused.update(outcome.kind for outcome in outcomes if outcome.outcome == "refused")
         self._ack(batch.messages)
         by_gateway: dict[str, list[Outcome]] = {}
         for claim in batch.work.claims:
@@ -119,7 +146,7 @@ class Writer:
                 self._receipt(gateway, Receipts(VERSION, self._store.store_id, self._clock.now(), part))
 
     def _free(self, batch: _Batch) -> _Batch:
-        """Give the broker's window back while the store is down, and drop what would pass the bounds."""
+        """Give the broker's window back while rows wait, and drop what would pass the bounds."""
         work = batch.work
         loose = [message for number, message in enumerate(batch.messages) if number in work.loose]
         self._ack([message for number, message in enumerate(batch.messages) if number not in work.loose])

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from ingest.store.contract import (
+    Address,
     EvaluationRow,
     EventRow,
     ObservationRow,
@@ -104,11 +105,24 @@ def store_line(store_id: str) -> str:
     return _line("store", (), [_text("id", store_id)]) + f" {LATEST}"
 
 
+def reading_lane(address: Address) -> str:
+    return series("observation", _address_tags(address))
+
+
+def _address_tags(address: Address) -> Tags:
+    return (("device", address.device), ("gateway", address.gateway), ("room", address.room))
+
+
 def _observation(row: ObservationRow) -> Draft:
     m, a = row.message, row.address
-    tags = (("device", a.device), ("gateway", a.gateway), ("room", a.room))
+    tags = _address_tags(a)
     fields = [_text("id", m.id), _int("t", m.t_determined), _text("kind", m.observation.kind)]
-    fields += [_float(metric, q.value) for metric, q in m.observation.quantities.items() if q.value is not None]
+    # A number beside `<` or `>` is where the device's scale ends, not what was measured: it stands in `message` only.
+    fields += [
+        _float(metric, q.value)
+        for metric, q in m.observation.quantities.items()
+        if q.value is not None and q.comparator is None
+    ]
     fields.append(_text("message", msgspec.json.encode(m).decode()))
     return _draft(row, "observation", tags, tags, m.id, reading_digest(m), m.t_determined, a.room, fields)
 
@@ -130,7 +144,7 @@ def _strip(row: StripRow) -> Draft:
 
 def _event(row: EventRow) -> Draft:
     m, a = row.message, row.address
-    tags = (("device", a.device), ("gateway", a.gateway), ("room", a.room))
+    tags = _address_tags(a)
     message = msgspec.json.encode(m)
     key, same = f"{m.seq}/{m.epoch}", digest(message)
     # The code is a field: a publisher can invent codes, and each value of a tag costs the index for ever.
@@ -155,7 +169,8 @@ def _evaluation(row: EvaluationRow) -> Draft:
     values = [
         _line("value", (*where, ("metric", metric), room, ("state", state)), [
             *common, *([] if v.value is None else [_float("value", v.value)]),
-            _text("validity", v.validity.value), _text("interpretation", v.flag.interpretation if v.flag else ""),
+            _text("validity", v.validity.value), _text("comparator", v.comparator or ""),
+            _text("interpretation", v.flag.interpretation if v.flag else ""),
         ])
         for metric, v in m.values.items()
     ]  # fmt: skip

@@ -17,6 +17,7 @@ from ingest.store.contract import (
     CONFLICT,
     DUPLICATE,
     HISTORY_LIMIT,
+    IMPOSSIBLE,
     MAX_STRIP_S,
     STORED,
     EvaluationRow,
@@ -28,6 +29,7 @@ from ingest.store.contract import (
     StoreDown,
     StripRow,
     StripTail,
+    refusal,
     same_reading,
     same_strip,
     strip_end,
@@ -144,7 +146,7 @@ class SqliteStore:
             outcome = self._insert(row)
         except _ROWS_OWN_FAULT as error:
             self._db.execute("ROLLBACK TO row")
-            outcome = RowOutcome("refused", f"cannot be stored: {error}")
+            outcome = refusal(IMPOSSIBLE, error)
         self._db.execute("RELEASE row")
         return outcome
 
