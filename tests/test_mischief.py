@@ -264,17 +264,23 @@ MISHEARD: dict[str, Callable[[bytes], bytes]] = {
 
 
 class HardOfHearing(Tap):
-    """Each fifth question is misheard: refused, or taken for the knock at which a conversation begins anew."""
+    """Each fifth question is misheard: refused, or taken for the knock at which a conversation begins anew.
 
-    def __init__(self, device: Any, mishear: Callable[[bytes], bytes], knock: int) -> None:
+    Never the first after a knock: to begin anew there looks like a late answer to the knock, and it is asked again.
+    """
+
+    def __init__(self, device: Any, mishear: Callable[[bytes], bytes], knock: bytes) -> None:
         super().__init__(device)
         self._mishear, self._knock = mishear, knock
         self._asked = self.misheard = 0
+        self._before = knock
 
     def respond(self, chunk: Chunk) -> list[Send]:
-        if len(chunk.data) > self._knock:
+        before, self._before = self._before, chunk.data
+        if len(chunk.data) > len(self._knock):
             self._asked += 1
-            if self._asked % 5 == 0:
+            if self._asked >= 5 and before != self._knock:
+                self._asked = 0
                 self.misheard += 1
                 chunk = Chunk(self._mishear(chunk.data), chunk.received_at)
         return super().respond(chunk)
@@ -286,7 +292,7 @@ def test_every_refusal_and_every_hanging_up_is_a_fault(driver: Driver, kind: Sim
     assert driver.name in MISHEARD, f"tests/test_mischief.py, MISHEARD: add how to make {driver.name} refuse a question"
     (knock,) = (event for event in new_session(driver).start() if isinstance(event, Send))
     mishear = MISHEARD[driver.name] if code == "bad_answer" else lambda asked: knock.data
-    device = HardOfHearing(make(kind, "", 1)[0], mishear, len(knock.data))
+    device = HardOfHearing(make(kind, "", 1)[0], mishear, knock.data)
     host = host_of(driver, device, START)
     for step in range(1, 120 * NS // STEP_NS):
         host.turn(START + step * STEP_NS)
