@@ -88,7 +88,7 @@ class Script:
         return HEALTHYPI.pack(b"\x0a\xfa", 20, 2, ekg, 0, 0, 0, 3660, rr, spo2, 60, 80, 120, 0xC0, b"\x00\x0b")
 
 
-async def play(link: Path, script: Script, phase_s: float, marks: list[Mark]) -> None:
+async def play(link: Path, script: Script, phase_s: float, marks: list[Mark], notes: list[str]) -> None:
     """Be the board at `link` until cancelled; the first frame goes out once a reader has set up the line."""
     async with PtyLine(link) as line:
         await line.reader()
@@ -96,7 +96,7 @@ async def play(link: Path, script: Script, phase_s: float, marks: list[Mark]) ->
             await _stream(line, script, phase_s, marks)
         finally:
             if line.dropped:
-                print(f"  NOT VALID: the gateway did not read the line of room {script.room} for a second")
+                notes.append(f"NOT VALID: the gateway did not read the line of room {script.room} for a second")
 
 
 async def _stream(line: PtyLine, script: Script, phase_s: float, marks: list[Mark]) -> None:

@@ -10,74 +10,34 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bench.board_line import Mark, Script, play
+from simulators.core.scenario import load
 from tests.parts import PLACES, Influx
-from vitals.cli import demo_broker
+from vitals.cli import demo_broker, demo_settings
 
 ROOMS: Final = ("m1", "m2", "m3", "m4")
 OXIMETERS: Final = ROOMS[:2]
 """Rooms with a HealthyPi; the others have an ADS1292R."""
-COUNT: Final = 5.0
-"""Microvolt of a count, for the driver."""
+SITE: Final = "demo"
+SCENARIO: Final = "busy-morning"
+"""What `make demo` plays."""
+LOAD: Final = 4
+"""Rooms of it."""
 PER_COUNT: Final = 2
 """The page gets 2.5 microvolt each, so a spike is there twice as many."""
 
-_HEAD: Final = """
-[site]
-id = "bench"
-[broker]
-port = {broker}
-window = {window}
-[gateway]
-outbox = "outbox.db"
-ble = {{ backend = "air", air_socket = "air.sock" }}
-[ingest]
-profile = "demo"
-simulated_alarms = true
-store = {store}
-[board]
-port = {board}
-[simulate]
-seed = 1
-air_socket = "air.sock"
-"""
-_MONITOR: Final = """
+_MEASURED: Final = """
 [[board.rooms]]
 id = "{room}"
 demo_patient = "Measured, Room"
 demo_age_years = 40
 demo_sex = "female"
+
 [[gateway.devices]]
 name = "monitor-{room}"
 driver = "ekg_openview"
 room = "{room}"
 port = "tty-{room}"
 options = {{ uv_per_count = {uv} }}
-"""
-_DEMO_ROOM: Final = """
-[[simulate.devices]]
-kind = "ekg_openview"
-room = "{room}"
-link = "tty-{room}"
-[[gateway.devices]]
-name = "cuff-{room}"
-driver = "bp_gatt"
-room = "{room}"
-address = "F0:00:00:00:00:0{room}"
-[[simulate.devices]]
-kind = "bp_gatt"
-room = "{room}"
-address = "F0:00:00:00:00:0{room}"
-options = {{ interval_s = 2{room} }}
-[[gateway.devices]]
-name = "thermometer-{room}"
-driver = "thermometer_gatt"
-room = "{room}"
-address = "F1:00:00:00:00:0{room}"
-[[simulate.devices]]
-kind = "thermometer_gatt"
-room = "{room}"
-address = "F1:00:00:00:00:0{room}"
-options = {{ interval_s = 4{room} }}
 """
 
 
@@ -91,7 +51,7 @@ class Configuration(NamedTuple):
 
 @contextlib.contextmanager
 def sqlite(_folder: Path) -> Iterator[str]:
-    yield '{ kind = "sqlite", path = "store.db" }'
+    yield demo_settings.STORE
 
 
 @contextlib.contextmanager
@@ -129,11 +89,11 @@ def running_broker(folder: Path, port: int, name: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def lines(folder: Path, marks: list[Mark]) -> Iterator[None]:
-    """The measured rooms' boards, in a thread."""
+def lines(folder: Path, marks: list[Mark], notes: list[str]) -> Iterator[None]:
+    """The measured rooms' boards, in a thread. A line that was not read is told in `notes` at the end."""
     loop = asyncio.new_event_loop()
     players = [
-        play(folder / f"tty-{room}", Script(room, oximeter=room in OXIMETERS), number / len(ROOMS), marks)
+        play(folder / f"tty-{room}", Script(room, oximeter=room in OXIMETERS), number / len(ROOMS), marks, notes)
         for number, room in enumerate(ROOMS)
     ]
     playing = asyncio.gather(*map(loop.create_task, players))
@@ -152,9 +112,11 @@ def _until_cancelled(loop: asyncio.AbstractEventLoop, playing: "asyncio.Future[l
         loop.run_until_complete(playing)
 
 
-def settings(store: str, *, broker: int, window: int, board: int) -> str:
-    demo = [str(number) for number in range(1, 5)]
-    parts = [_HEAD.format(store=store, broker=broker, window=window, board=board)]
-    parts += [_MONITOR.format(room=room, uv=COUNT) for room in (*demo, *ROOMS)]
-    parts += [_DEMO_ROOM.format(room=room) for room in demo]
-    return "".join(parts)
+def write_settings(folder: Path, store: str, *, broker: int, window: int, board: int) -> Path:
+    """The demo's own settings, and the measured rooms behind them."""
+    path = demo_settings.write(
+        folder, load(SCENARIO), rooms=LOAD, board_port=board, broker_port=broker, window=window, seed=1, store=store
+    )
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(_MEASURED.format(room=room, uv=demo_settings.UV_PER_COUNT) for room in ROOMS)
+    return path

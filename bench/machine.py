@@ -30,7 +30,7 @@ class Busy:
         said = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
         other = max(0.0, busy - sum(shares.values()))
         load = Path("/proc/loadavg").read_text(encoding="ascii").split()[0]
-        return f"  of a core: {said}, others {100 * other:.0f} %; load average {load}"
+        return f"of a core: {said}, others {100 * other:.0f} %; load average {load}"
 
     def _family(self) -> dict[int, float]:
         """CPU seconds of this process and all below it, by process id."""

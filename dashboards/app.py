@@ -24,6 +24,7 @@ from dashboards.feed import BEAT_MS, FRAME_MS, MERGE_MS, OVERLOADED, Client, Fee
 from dashboards.guard import FOREIGN_ORIGIN, LOOPBACK, Guard, host_allowed, same_origin
 from dashboards.history import Point, rows
 from dashboards.readings import ms
+from dashboards.room import Change
 from dashboards.rooms import Rooms
 from dashboards.telemetry import Bus, report
 from dashboards.visits import Visits
@@ -43,6 +44,9 @@ MAX_PAGES: Final = 200
 TREND_MAX_MIN: Final = 24 * 60
 CLOSE_S: Final = 5
 REPORT_MS: Final = 1000
+FILL_S: Final = 10.0
+"""Between tries to read what the store knows, after it could not be read at the start."""
+NOT_READ: Final = "the store could not be read; only readings since the board's start are listed"
 HELLO_BYTES: Final = 16_384
 """A page sends pings and subscriptions, far below this."""
 _MEND_STORE: Final = "see that the store answers and that board and ingest name the same [ingest.store]"
@@ -109,19 +113,46 @@ class Board:
         self.rooms = Rooms(config, topics, self.visits.by_room, now)
         self.assets = assets.load(clinic=config.site.name)
         self._store_lock = asyncio.Lock()
+        self._unfilled = set(self.rooms.rooms) if store else set()
+        """Rooms whose tiles do not yet have what the store knows; their metrics are not known either."""
         self.feed = Feed(self.rooms, clinic=config.site.name, page=self.assets.digest, zone=config.site.timezone)
 
     def fill(self) -> None:
         """Show what the store knows, before the first page opens. A store that fails costs history, not the board."""
-        if self.store is None:
-            return
-        for room in list(self.rooms.rooms):
+        for room in sorted(self._unfilled):
             try:
-                self.rooms.fill(room, self.store.latest(room), self.clock.now())
+                self._show_latest(room, self._latest(room))  # nobody to tell yet
             except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
                 self.rooms.services.fault("history that could not be read")
                 _log.warning("store not read", room=room, reason=error, do=_MEND_STORE)
                 return
+
+    def _latest(self, room: str) -> Sequence[FlaggedMessage]:
+        return self.store.latest(room) if self.store else []
+
+    def _show_latest(self, room: str, stored: Sequence[FlaggedMessage]) -> list[Change]:
+        changes = self.rooms.fill(room, stored, self.clock.now())
+        self._unfilled.discard(room)
+        return changes
+
+    async def keep_filling(self) -> None:
+        """Begin again with the rooms that the store could not be read for, until there are none."""
+        while self._unfilled:
+            await asyncio.sleep(FILL_S)
+            for room in sorted(self._unfilled):
+                async with self._store_lock:
+                    if not await self._fill_late(room):
+                        break
+
+    async def _fill_late(self, room: str) -> bool:
+        """Whether the room has what the store knows; asked in a thread, with the lock held."""
+        if room in self._unfilled:
+            try:
+                stored = await asyncio.to_thread(self._latest, room)
+                self.feed.tell(self._show_latest(room, stored), self.clock.now())
+            except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
+                _log.warning("store not read", room=room, reason=error, do=_MEND_STORE)
+        return room not in self._unfilled
 
     def application(self) -> Starlette:
         """The web application: every route there is."""
@@ -170,7 +201,8 @@ class Board:
         now = self.clock.now()
         since = now - int(minutes) * 60 * NS
         async with self._store_lock:
-            stored, fault = await asyncio.to_thread(self._stored, room, since)
+            known = await self._fill_late(room)
+            stored, fault = await asyncio.to_thread(self._stored, room, since) if known else ({}, NOT_READ)
         found = self.rooms.merge_history(room, stored, ms(since))
         listed, of = rows(found)
         return _json({
@@ -185,7 +217,7 @@ class Board:
             return {key: self.store.history(room, key, since) for key in keys}, ""
         except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
             _log.warning("store not read", room=room, reason=error, do=_MEND_STORE)
-            return {}, "the store could not be read; only readings since the board's start are listed"
+            return {}, NOT_READ
 
     # -- the live socket -----------------------------------------------------------------------------------------
 
@@ -332,14 +364,15 @@ async def serve(
     if watch is not None:
         work.append(_every(REPORT_MS, lambda: watch.publish(report(feed, broker, clock.now()))))
     tasks = [asyncio.ensure_future(item) for item in work]
+    filling = asyncio.create_task(board.keep_filling())  # ends, and the board goes on
     stopping = asyncio.create_task(stop.wait())
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     _log.info("board up", url=f"http://{config.board.host}:{listener.getsockname()[1]}/")
     done, _ = await asyncio.wait([*tasks, stopping, serving], return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
-    for task in (*tasks, stopping):
+    for task in (*tasks, filling, stopping):
         task.cancel()
-    await asyncio.gather(*tasks, stopping, serving, return_exceptions=True)
+    await asyncio.gather(*tasks, filling, stopping, serving, return_exceptions=True)
     listener.close()
     for task in done - {stopping}:
         task.result()

@@ -104,17 +104,17 @@ class Rooms:
             return self._alert(core[0], core[2], payload, now)
         return []
 
-    def fill(self, room: str, stored: Iterable[FlaggedMessage], now: Instant) -> None:
+    def fill(self, room: str, stored: Iterable[FlaggedMessage], now: Instant) -> list[Change]:
         """Start from what the store has. A stored reading is as old as it is: the page ages it."""
         found = self._room(room)
-        if found is None:
-            return
+        changes: list[Change] = []
         for message in stored:
             try:
-                if found.first_time(message):
-                    self._show(found, message, now)
+                if found is not None and found.first_time(message):
+                    changes += self._show(found, message, now)
             except UNREADABLE:
                 self.services.fault("stored reading that cannot be read")
+        return changes
 
     def _show(self, room: Room, message: FlaggedMessage, now: Instant) -> list[Change]:
         message, refused = plausible(message)

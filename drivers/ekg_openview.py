@@ -28,7 +28,8 @@ Quirks, each with a vector:
   tail of the first frame is remembered and the other kind is damage from then on.
 - The sample index is the truth about time here. After damage the indices of all signals move on by the frames that the
   discarded bytes were (rounded), so that damage is a visible gap and not a stitched trace. What was lost without any
-  trace cannot be seen without a sequence number; that is found from arrival times, not here.
+  trace cannot be seen without a sequence number; arrival times give it away (drivers/core/feed.py): `samples_lost`
+  where frames are missing in a row, only `off_pace` where single ones are missing evenly.
 - Lead off: any of the low 5 status bits (v4), or ECG 0 with rate 0 (all boards): never asystole. Heart and respiration
   rate come from the same electrodes and are not available then.
 - SpO2 0, 25 and above 100 are no reading (0 stands for -999 of the algorithm); neither is a rate of 0 or below.
@@ -412,7 +413,7 @@ def _quantity(number: int, unit: str, *, valid: bool) -> Quantity:
 def _new_session(options: Options) -> _Session:
     rate = float(options.get("rate_hz", 125.0))
     if not 0 < rate < 100_000:
-        raise ValueError(f"option 'rate_hz': expected a rate above 0, got {rate}")
+        raise ValueError(f"option 'rate_hz': expected a rate above 0 and below 100000, got {rate}")
     scale = options.get("uv_per_count")
     return _Session(rate, None if scale is None else float(scale), str(options.get("lead", "II")))
 

@@ -34,6 +34,11 @@ Quirks, each with a vector:
   and value tell a record. A test taken while the memory is read moves all by one: one record comes twice and is
   dropped, the oldest falls behind the count that was read, and perhaps the new one before its beginning. So a round
   that meets the newest record of the round before ends there only if as many were passed as the meter has.
+- A conversation that ends in the middle of a memory is taken up again where it ended, if the record read last is still
+  in its place: else tests were taken since, and all is read. A record at which two conversations ended is left out, so
+  that one that never answers does not keep back the others.
+- A record newer than the one after it, or than the clock, was made before somebody set the clock back. That is told
+  once a round, since it and all older ones are history then (drivers/core/times.py).
 - A round is made again every 20 s while the meter is on the cable, up to the newest record of the round before. A few
   seconds without a word and the meter shows its idle screen, where a strip can be put in: a round takes about one
   second, so it rests for most of the time, and a test is here within half a minute. What a round costs its battery is
@@ -86,6 +91,8 @@ ANSWER_NS: Final = NS
 TRIES: Final = 3
 PROBE_NS: Final = 2 * NS
 """Between two disconnects to a cable without a meter."""
+AHEAD_S: Final = 120
+"""A record ahead of the clock by more than this was made by another one (the gateway's `AGREES_S`)."""
 REST_NS: Final = 20 * NS
 """Between two rounds: see the quirks above."""
 
@@ -94,8 +101,9 @@ NO_ANSWER: Final = "no_answer"
 BAD_ANSWER: Final = "bad_answer"
 UNEXPECTED_FRAME: Final = "unexpected_frame"
 DISCONNECTED: Final = "disconnected"
+CLOCK_JUMPED: Final = "clock_jumped"
 
-Stage: TypeAlias = Literal["probe", "serial", "clock", "count", "record", "rest"]
+Stage: TypeAlias = Literal["probe", "serial", "clock", "count", "anchor", "record", "rest"]
 
 
 class Round(NamedTuple):
@@ -169,11 +177,17 @@ class _Session:
         self._acked = False
         self._info = DeviceInfo()
         self._info_told = False
+        self._clock = 0  # seconds, as read
         self._count = 0
         self._index = 0
         self._before = b""  # the record before, to drop one that comes twice
+        self._anchor = 0  # its index
         self._twice = 0
         self._newest = b""
+        self._latest = 0  # what the next record's time cannot be after
+        self._jump_told = False
+        self._cut = ""  # serial number of the meter whose round was cut off, empty for none
+        self._stuck = -1  # index at which a conversation ended
         self._done = Round("", b"", 0)
 
     def start(self) -> list[Event]:
@@ -210,13 +224,23 @@ class _Session:
             self._tries += 1
             self._due = self._now + ANSWER_NS
             return [Send(self._asked)]
-        self._rest(PROBE_NS)
+        self._cut_off()
         return [self._fault(NO_ANSWER, f"{TRIES} requests unanswered: {self._asked.hex()}")]
 
     def _probe(self) -> list[Event]:
         self._stage = "probe"
         self._due = self._now + PROBE_NS
         return [Send(build(DISCONNECT))]
+
+    def _cut_off(self) -> None:
+        """The conversation ended too early. A round goes on at the same record, the second time at the next one."""
+        if self._stage == "anchor":
+            self._cut = ""
+        elif self._stage == "record":
+            self._cut = self._info.serial
+            self._index += self._stuck == self._index
+            self._stuck = self._index
+        self._rest(PROBE_NS)
 
     def _rest(self, pause: int) -> None:
         self._stage = "rest"
@@ -255,7 +279,7 @@ class _Session:
         if self._stage == "rest" or (self._stage == "serial" and not self._acked):
             return []
         stage = self._stage
-        self._rest(PROBE_NS)
+        self._cut_off()
         return [self._fault(DISCONNECTED, f"the meter ended the conversation while the {stage} was read", raw)]
 
     def _ack(self) -> Send:
@@ -281,18 +305,20 @@ class _Session:
             self._info = DeviceInfo(serial=body.decode("ascii").strip())
             return self._ask("clock", READ_CLOCK)
         if self._stage == "clock" and head == OK and len(body) == 4:
-            clock = wall_time(Cursor(body).u32())
+            self._clock = Cursor(body).u32()
+            clock = wall_time(self._clock)
             self._info = msgspec.structs.replace(self._info, clock=clock, clock_read_at=self._now)
-            self._info_told = False
+            # Told, it would part the records to come from those already given, by which their time is known.
+            self._info_told = self._info_told and self._resumes
             told = self._tell() if self._info.serial != self._done.serial else []
             return [*told, *self._ask_record("count", NO_RECORD)]
         if self._stage == "count" and head == COUNT and len(body) == 2 and Cursor(body).u16() <= MAX_RECORDS:
-            self._count, self._index = Cursor(body).u16(), 0
-            self._before = self._newest = b""
-            self._twice = 0
-            return self._next_record()
+            return self._counted(Cursor(body).u16())
+        if self._stage == "anchor" and head == OK:
+            return self._next_record() if body == self._before else self._begin()
         if self._stage == "record" and head == OK and len(body) == 8 and body[6:] == b"\0\0":
             return self._record(body, raw)
+        self._cut = ""
         fault = self._fault(BAD_ANSWER, f"no answer to {self._asked.hex()}", raw)
         if self._stage == "record":
             # The meter did answer; to ask again gives the same. The other records are worth having.
@@ -306,25 +332,55 @@ class _Session:
         self._info_told = True
         return [self._info]
 
+    @property
+    def _resumes(self) -> bool:
+        """Whether this meter's round was cut off after some of its records were given."""
+        return self._info.serial == self._cut and bool(self._before)
+
+    def _counted(self, count: int) -> list[Event]:
+        same = self._info.serial == self._cut and count == self._count
+        self._count = count
+        if not same:
+            return self._begin()
+        return self._ask_record("anchor", self._anchor) if self._before else self._next_record()
+
+    def _begin(self) -> list[Event]:
+        """The round, from the newest record on. The clock is told again where a round that was cut off is given up."""
+        self._info_told = self._info_told and not self._resumes
+        self._index, self._twice, self._stuck = 0, 0, -1
+        self._before = self._newest = b""
+        self._cut = ""
+        self._latest, self._jump_told = self._clock + AHEAD_S, False
+        return self._next_record()
+
     def _record(self, body: bytes, raw: bytes) -> list[Event]:
         self._newest = self._newest or body
         if (self._info.serial, body) == self._done[:2] and self._passed + self._done.known >= self._count:
             return self._finish(self._count)
+        self._anchor = self._index
         self._index += 1
         if body == self._before:
             self._twice += 1
             return self._next_record()
         self._before = body
         cursor = Cursor(body)
+        seconds = cursor.u32()
         observation = Observation(
             "glu",
-            t_device=wall_time(cursor.u32()),
+            t_device=wall_time(seconds),
             quantities={"glu": glucose(cursor.u32())},
             received_at=self._now,
             historical=True,
             raw=raw.hex(),
         )
-        return [*self._tell(), observation, *self._next_record()]
+        return [*self._tell(), *self._jumped(seconds), observation, *self._next_record()]
+
+    def _jumped(self, seconds: int) -> list[Event]:
+        ahead, self._latest = seconds > self._latest, seconds
+        if not ahead or self._jump_told:
+            return []
+        self._jump_told = True
+        return [self._fault(CLOCK_JUMPED, f"the record of {wall_time(seconds)} is ahead of what came after it")]
 
     def _next_record(self) -> list[Event]:
         return self._ask_record("record", self._index) if self._index < self._count else self._finish(self._passed)
@@ -336,6 +392,7 @@ class _Session:
 
     def _finish(self, known: int) -> list[Event]:
         self._done = Round(self._info.serial, self._newest, known)
+        self._cut = ""
         return self._goodbye()
 
     def _goodbye(self) -> list[Event]:
@@ -361,10 +418,11 @@ DRIVER: Final = Driver(
         NOT_A_FRAME: "bytes that belong to no frame",
         TRUNCATED: "a frame stopped in its middle: the line went quiet or closed",
         BAD_CHECKSUM: "a frame whose checksum does not fit; it is asked for again",
-        NO_ANSWER: "the meter stopped answering in the middle of a conversation",
+        NO_ANSWER: "the meter stopped answering in the middle of a conversation, which is taken up again",
         BAD_ANSWER: "the meter refused a request or answered something else",
         UNEXPECTED_FRAME: "a frame that answers no request",
-        DISCONNECTED: "the conversation ended before all records were read; it begins anew",
+        DISCONNECTED: "the conversation ended before all records were read; it is taken up again",
+        CLOCK_JUMPED: "a record of the memory is ahead of newer ones or of the clock: the clock was set back since",
     },
     new_session=_new_session,
     evidence="strong",

@@ -9,8 +9,6 @@ Acknowledgement, latching and escalation are not here yet.
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import msgspec
-
 from ingest.associations import SINCE_GRACE
 from ingest.binding import MAX_UNCERTAINTY_MS
 from ingest.condition import LATE, Condition, Step, Word, order
@@ -71,9 +69,15 @@ class Alerts:
         for key, flags in _by_condition(message).items():
             condition = self._condition(room, key)
             condition.spot = all(METRICS[metric].pace == "episodic" for metric in flags)
-            alert = _hear(condition, key, flags, message, now)
+            alerts = {metric: _alert(key, metric, flag, message, now) for metric, flag in flags.items()}
+            if not _hear(condition, alerts, message, now):
+                # Late: a continuous value says nothing of now; a spot reading is news, and may raise, not lower.
+                if condition.spot:
+                    changes += _changes(room, key, condition.overtaken(max(alerts.values(), key=order), now))
+                continue
+            alert = condition.worst(now)
             ours = condition.alert is None or condition.alert.assoc_version == message.assoc_version
-            if alert is not _NOTHING and (ours or message.assoc_version == current or order(alert) > condition.order):
+            if ours or message.assoc_version == current or order(alert) > condition.order:
                 changes += _changes(room, key, condition.step(alert, now))
         return changes
 
@@ -101,7 +105,7 @@ class Alerts:
             if r != room or alert is None or alert.technical or _belongs(alert, association):
                 continue
             if before and alert.assoc_version == before:
-                condition.alert = msgspec.structs.replace(alert, assoc_version=association.version)
+                condition.corrected(before, association.version)
             else:
                 condition.forget()
                 condition.end()
@@ -151,10 +155,6 @@ class Alerts:
         return self._conditions.setdefault((room, key), Condition())
 
 
-_NOTHING: Final = AlertMessage(VERSION, "", "low", True, "", "nothing new", 0)
-"""Stands for a reading that was overtaken."""
-
-
 def _changes(room: str, key: str, steps: Sequence[Step]) -> list[Change]:
     return [Change(room, key, alert) for alert in steps]
 
@@ -183,18 +183,11 @@ def _by_condition(message: FlaggedMessage) -> dict[str, dict[str, Flag]]:
     return found
 
 
-def _hear(
-    condition: Condition, key: str, flags: dict[str, Flag], message: FlaggedMessage, now: Instant
-) -> AlertMessage | None:
-    """What the condition comes to. Late: a continuous value says nothing of now; a spot reading is news, and may
-    raise, not lower."""
-    alerts = {metric: _alert(key, metric, flag, message, now) for metric, flag in flags.items()}
+def _hear(condition: Condition, alerts: dict[str, AlertMessage | None], message: FlaggedMessage, now: Instant) -> bool:
+    """Whether any of it is news; not, where newer readings of all its metrics came first."""
     t = min(message.t, now)
-    taken = [condition.hear((message.device, metric), Word(t, now, alert)) for metric, alert in alerts.items()]
-    if any(taken):
-        return condition.worst(now)
-    news = max(alerts.values(), key=order)
-    return news if condition.spot and order(news) > condition.order else _NOTHING
+    taken = [condition.hear((message.device, metric), Word(t, now, a)) for metric, a in alerts.items()]
+    return any(taken)
 
 
 def _alert(key: str, metric: str, flag: Flag, message: FlaggedMessage, now: Instant) -> AlertMessage | None:

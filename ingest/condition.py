@@ -7,6 +7,8 @@ while (chatter is the usual fault of alarms).
 
 from typing import Final, NamedTuple, TypeAlias
 
+import msgspec
+
 from vitals.clock import NS, Instant
 from vitals.messages import AlertMessage, Priority
 
@@ -47,6 +49,8 @@ class Condition:
         self.spot = False
         self.eased = False
         self._words: dict[Source, Word] = {}
+        self._said: AlertMessage | None = None
+        """What all that was heard in time came to, at the last of it: where the alert is, or falls to."""
 
     @property
     def order(self) -> int:
@@ -74,6 +78,17 @@ class Condition:
 
     def step(self, alert: AlertMessage | None, now: Instant) -> list[Step]:
         """Raise at once, tell another cause at once, fall when it stayed milder for long enough."""
+        self._said = alert
+        return self._step(alert, now)
+
+    def overtaken(self, alert: AlertMessage | None, now: Instant) -> list[Step]:
+        """A spot reading of which a newer one came first. What is worse is told all the same, and falls to what the
+        newer one said as if the two had come in order: the order of arrival decides nothing that lasts."""
+        if order(alert) <= self.order:
+            return []
+        return [*self._step(alert, now), *self._step(self._said, now)]
+
+    def _step(self, alert: AlertMessage | None, now: Instant) -> list[Step]:
         if order(alert) >= self.order:
             self._outside()
             if alert is None or (self.alert is not None and _cause(alert) == _cause(self.alert)):
@@ -86,21 +101,21 @@ class Condition:
             self.milder = alert
         self.inside += 1
         enough = self.spot and self.inside >= READINGS_INSIDE
-        return self.ease() if enough or now - self.inside_since >= INSIDE else []
+        return self.ease(now) if enough or now - self.inside_since >= INSIDE else []
 
     def tick(self, now: Instant) -> list[Step]:
         """A continuous value must still be coming; a spot reading stands until the next."""
         due = self.spot and self.inside_since is not None and now - self.inside_since >= INSIDE
-        return self.ease() if due else []
+        return self.ease(now) if due else []
 
-    def ease(self) -> list[Step]:
-        """Down to the worst of the milder readings, or to the end."""
+    def ease(self, now: Instant) -> list[Step]:
+        """Down to the worst of the milder readings, and from there on to what was said last; or to the end."""
         milder = self.milder
         self.end()
         if milder is None:
             return [None]
         self.alert = milder
-        return [milder]
+        return self._step(self._said, now) or [milder]
 
     def end(self) -> None:
         self.alert, self.eased = None, True
@@ -109,7 +124,19 @@ class Condition:
     def forget(self) -> None:
         """What was said was of another patient."""
         self._words = {}
+        self._said = None
         self._outside()
+
+    def corrected(self, before: int, version: int) -> None:
+        """The visit has a new version, and so has all that its readings said: what the alert may fall to as well."""
+
+        def carried(alert: AlertMessage | None) -> AlertMessage | None:
+            if alert is None or alert.assoc_version != before:
+                return alert
+            return msgspec.structs.replace(alert, assoc_version=version)
+
+        self.alert, self.milder, self._said = carried(self.alert), carried(self.milder), carried(self._said)
+        self._words = {source: word._replace(alert=carried(word.alert)) for source, word in self._words.items()}
 
     def adopt(self, alert: AlertMessage) -> list[Step]:
         """Take over what an earlier session left, if it is worse; what was heard since counts as one milder reading."""

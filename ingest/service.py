@@ -160,7 +160,7 @@ class Service:
             unsent, self._unsent = self._unsent, deque(maxlen=MAX_UNSENT)
             self._send([*self._pipeline.retained(), *unsent])
         self._tell_status()
-        messages = self._broker.take(self._limit, TAKE_S)
+        messages = self._broker.take(self._limit, 0.0 if self._writer.draining else TAKE_S)
         if messages:
             self._tally.took(len(messages))
             self._take(messages)

@@ -2,12 +2,13 @@
 
 While the store is down, rows wait in bounded memory and the broker's window is freed early for messages that an
 outbox keeps: without a receipt its gateway sends them again. A message that no outbox keeps stays unacknowledged.
+When the store is back, what waited is written a little in each turn, since readings are shown between the turns.
 """
 
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Final, NamedTuple
 
 from ingest.store.contract import RowOutcome, Store, StoreDown
@@ -26,8 +27,10 @@ MAX_LOOSE: Final = 200
 """Messages without an outbox held unacknowledged: well below the broker's window of 1,000, or the board went blind."""
 RETRY_FIRST_S: Final = 0.5
 RETRY_MAX_S: Final = 10.0
-CATCH_UP_S: Final = 0.5
-"""What waits is written for so long at a stretch: readings that come meanwhile are shown in between."""
+DRAIN_S: Final = 0.2
+"""Of one turn, for what has waited. Until it is over no reading is flagged or shown."""
+MERGED_ROWS: Final = 500
+"""Of batches that waited, in one append: a store across a network costs by the request, not by the row."""
 MAX_RECEIPT: Final = 500
 """Outcomes of one receipt message, about 20 kB."""
 _log = Log("ingest.store")
@@ -108,6 +111,11 @@ class Writer:
         """How much of what may wait does, 0 to 1."""
         return max(self._rows / MAX_WAITING_ROWS, self._bytes / MAX_WAITING_BYTES)
 
+    @property
+    def draining(self) -> bool:
+        """Rows wait, and the store takes them: nobody should sleep before the next `retry`."""
+        return bool(self._waiting) and not self.fault
+
     def add(self, work: Work, messages: Sequence[Message], *, behind: bool = False) -> None:
         """Store now, or keep for later when the store is down. `behind`: return before it is stored; see `finish`."""
         self.finish()
@@ -119,40 +127,54 @@ class Writer:
         began = self._clock.monotonic()
         if behind and not self._waiting and not self.fault:
             self._under_way = _UnderWay(batch, self._thread.submit(self._store.append, work.rows), began)
-        elif self._waiting or self.fault or not self._append(batch):
+        elif self._waiting or self.fault or not self._append([batch]):
             self._wait(batch)
 
     def finish(self) -> None:
         """Wait for the append under way, if there is one, and tell what became of it."""
         if self._under_way is not None:
             (batch, outcomes, began), self._under_way = self._under_way, None
-            if not self._appended(batch, outcomes.result, began):
+            if not self._appended([batch], outcomes.result, began):
                 self._wait(batch)
 
     def _wait(self, batch: _Batch) -> None:
-        if self.fault:
-            batch = self._free(batch)
+        batch = self._free(batch)
         if batch.work.rows:
             self._waiting.append(batch)
             self._rows += len(batch.work.rows)
             self._bytes += batch.size
 
     def retry(self) -> None:
-        """Write what waits, when it is time to try; a part of it, when it is much."""
-        if self.fault and self._clock.monotonic() < self._retry_at:
-            return
-        until = self._clock.monotonic() + round(CATCH_UP_S * NS)
-        while self._waiting and self._clock.monotonic() <= until and self._append(self._waiting[0]):
-            batch = self._waiting.popleft()
-            self._rows -= len(batch.work.rows)
-            self._bytes -= batch.size
-            self._loose -= len(batch.work.loose)
-
-    def _append(self, batch: _Batch) -> bool:
+        """Write what waits, when it is time to try, for about DRAIN_S; the next turn goes on with it."""
         began = self._clock.monotonic()
-        return self._appended(batch, lambda: self._store.append(batch.work.rows), began)
+        if self.fault and began < self._retry_at:
+            return
+        while self._waiting and self._append(some := self._some()):
+            for batch in some:
+                self._waiting.popleft()
+                self._rows -= len(batch.work.rows)
+                self._bytes -= batch.size
+                self._loose -= len(batch.work.loose)
+            if self._clock.monotonic() - began >= DRAIN_S * NS:
+                return
 
-    def _appended(self, batch: _Batch, result: Callable[[], list[RowOutcome]], began: int) -> bool:
+    def _some(self) -> list[_Batch]:
+        """The oldest batches, as many as one append takes; one alone to try whether the store is back."""
+        some = [self._waiting[0]]
+        rows = len(some[0].work.rows)
+        for batch in islice(self._waiting, 1, None):
+            rows += len(batch.work.rows)
+            if self.fault or rows > MERGED_ROWS:
+                break
+            some.append(batch)
+        return some
+
+    def _append(self, batches: Sequence[_Batch]) -> bool:
+        began = self._clock.monotonic()
+        rows = [row for batch in batches for row in batch.work.rows]
+        return self._appended(batches, lambda: self._store.append(rows), began)
+
+    def _appended(self, batches: Sequence[_Batch], result: Callable[[], list[RowOutcome]], began: int) -> bool:
         """Whether it was. `result` raises StoreDown when not."""
         try:
             outcomes = result()
@@ -167,15 +189,18 @@ class Writer:
         if self.fault:
             _log.info("store works again")
         self.fault, self._delay = "", RETRY_FIRST_S
-        self._tally.appended(batch.work.rows, outcomes, (self._clock.monotonic() - began) / NS)
-        self._settle(batch, outcomes)
+        took_s = (self._clock.monotonic() - began) / NS
+        self._tally.appended([row for batch in batches for row in batch.work.rows], outcomes, took_s)
+        left = iter(outcomes)
+        for batch in batches:
+            self._settle(batch, list(islice(left, len(batch.work.rows))))
         return True
 
     def _settle(self, batch: _Batch, outcomes: Sequence[RowOutcome]) -> None:
         """The rows are durable, or refused for good: acknowledge, and tell each gateway."""
-        refused = [(row, o.reason) for row, o in zip(batch.work.rows, outcomes, strict=False) if o.outcome == "refused"]
-        self._refused.update(_kind(reason) for _, reason in refused)
-        self._keep([refused_row(row, reason) for row, reason in refused], self._clock.now())
+        refused = [(row, o) for row, o in zip(batch.work.rows, outcomes, strict=False) if o.outcome == "refused"]
+        self._refused.update(outcome.kind for _, outcome in refused)
+        self._keep([refused_row(row, outcome.reason) for row, outcome in refused], self._clock.now())
         self._ack(batch.messages)
         by_gateway: dict[str, list[Outcome]] = {}
         for claim in batch.work.claims:
@@ -187,7 +212,7 @@ class Writer:
                 self._receipt(gateway, Receipts(VERSION, self._store.store_id, self._clock.now(), part))
 
     def _free(self, batch: _Batch) -> _Batch:
-        """Give the broker's window back while the store is down, and drop what would pass the bounds."""
+        """Give the broker's window back while rows wait, and drop what would pass the bounds."""
         work = batch.work
         loose = [message for number, message in enumerate(batch.messages) if number in work.loose]
         self._ack([message for number, message in enumerate(batch.messages) if number not in work.loose])
@@ -216,8 +241,3 @@ class Writer:
         if own:
             self._refused["store down, rates and gaps"] += own
             _log.error("heart rates and gaps lost: store down for too long", rows=own, do="bring the store back")
-
-
-def _kind(reason: str) -> str:
-    """What is counted: the words before the first detail, which is the sender's or the server's and may be anything."""
-    return re.split("[:'\"]", reason, maxsplit=1)[0].strip()[:60]

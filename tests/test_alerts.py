@@ -2,12 +2,14 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ingest.alerts import Alerts, Change
 from ingest.presence import GATEWAY_OFFLINE, Presence
 from tests.ingest_making import T0, flagged
 from vitals.clock import NS
-from vitals.messages import AlertMessage, DeviceStatus, Flag, GatewayStatus
+from vitals.messages import AlertMessage, AssociationMessage, DeviceStatus, Flag, GatewayStatus
 from vitals.metrics import METRICS
 
 SPO2 = METRICS["spo2"].title
@@ -147,6 +149,61 @@ def test_a_late_spot_reading_raises_and_never_lowers(room: Room) -> None:
     room.see(100, "bp_sys", "normal")
     assert room.see(101, "bp_sys", "critical", t=T0) == ["bp high"]
     assert [room.see(102 + s, "bp_sys", "normal", t=T0 + s) for s in range(3)] == [[], [], []]
+
+
+def test_an_overtaken_spot_reading_ends_as_if_the_two_had_come_in_order(room: Room) -> None:
+    """A meter sends newest first: 110 mg/dL of a minute ago, then 45 of 50 minutes ago."""
+    room.see(0, "glu", "normal", t=T0 - 60 * NS)
+    assert room.see(1, "glu", "critical", t=T0 - 3000 * NS, late_s=3000) == ["glu high"], "told all the same"
+    assert room.wait(15.9) == []
+    assert room.wait(16) == ["glu over"]
+
+
+def test_an_overtaken_spot_reading_falls_to_what_stood_before_it(room: Room) -> None:
+    """Also where that was said long ago: a spot reading stands until the next."""
+    room.see(0, "glu", "abnormal")
+    assert room.see(1000, "glu", "critical", t=T0 - 10 * NS) == ["glu high"]
+    assert room.wait(1015) == ["glu med"]
+    assert room.wait(2000) == []
+
+
+def test_what_it_falls_to_belongs_to_the_corrected_visit(room: Room) -> None:
+    """Under the old version the next renewal would end it."""
+    room.see(0, "glu", "abnormal")
+    renewed = AssociationMessage(1, 2, "v1", T0 - 3600 * NS, T0 + 3600 * NS)
+    room.alerts.bound("4", renewed, before=1)
+    room.see(10, "glu", "critical", t=T0 - 10 * NS, version=2, current=2)
+    assert room.wait(25) == ["glu med"]
+    assert room.alerts.bound("4", renewed, before=0) == []
+
+
+def test_the_worst_of_the_milder_falls_on_when_the_newest_is_milder_still(room: Room) -> None:
+    room.see(0, "glu", "critical")
+    room.see(1, "glu", "abnormal")
+    assert room.see(2, "glu", "normal") == ["glu med"]
+    assert room.wait(16.9) == []
+    assert room.wait(17) == ["glu over"]
+
+
+SPOT_LEVELS = st.lists(st.sampled_from(["normal", "notice", "abnormal", "critical"]), min_size=1, max_size=6)
+RAISED = {"normal": [], "notice": [], "abnormal": ["med"], "critical": ["high"]}
+
+
+@given(SPOT_LEVELS, st.lists(st.sampled_from([0, 1, 7, 15, 20, 400]), min_size=6, max_size=6), st.data())
+def test_whatever_the_order_of_arrival_the_newest_reading_decides_what_stands(
+    levels: list[str], pauses: list[int], data: st.DataObject
+) -> None:
+    """One device's spot readings, a minute apart each; the last in `levels` is the newest."""
+    arrivals = data.draw(st.permutations(range(len(levels))))
+    room, second = Room(), 0
+    for number, pause in zip(arrivals, pauses, strict=False):
+        for one in range(pause):
+            room.wait(second + one)
+        second += pause
+        room.see(second, "glu", levels[number], t=T0 - (len(levels) - number) * 60 * NS)
+    for one in range(60):
+        room.wait(second + one)
+    assert [alert.priority for _, alert in room.alerts.active()] == RAISED[levels[-1]]
 
 
 def test_another_visit_ends_what_the_last_ones_readings_raised(room: Room) -> None:

@@ -1,17 +1,24 @@
 """What `bench.latency` stands on: its board speaks the protocol, and what is lost is not dropped from the figures."""
 
 import math
+import re
+import tomllib
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench import latency, latency_clinic
 from bench.board_line import FINE, LEVELS, RATE, Script
 from bench.figures import Row, Seen, level, match, table
+from bench.report import BEGIN, END, Measured, part, replaced
 from drivers.ekg_openview import DRIVER
 from vitals.clock import NS_PER_MS
 from vitals.model import Chunk, Fault, Observation, SampleArray
 
 SECONDS = 9
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "bench.md"
 
 
 @pytest.mark.parametrize(("oximeter", "reading", "some"), [(True, "spo2", ["rr"]), (False, "rr", [])])
@@ -63,7 +70,7 @@ def test_what_never_appeared_is_lost_and_later_than_any_percentile(sights: tuple
     assert (row.sent, row.lost) == (2, 1)
     assert row.percentile(0.5) == 20.0
     assert row.percentile(0.99) == math.inf
-    assert table([row])[-1] == "| x | 20 | inf | inf | inf | 2 | 1 |"
+    assert table([row])[-1] == "| x | 20 | inf | inf | inf | 2 | 1 |  |"
 
 
 def test_one_sight_serves_one_byte() -> None:
@@ -77,4 +84,82 @@ def test_percentiles_are_of_what_was_sent(share: float, expected: float) -> None
 
 
 def test_nothing_sent_is_no_figure() -> None:
-    assert table([Row("x", [], 0)])[-1] == "| x | inf | inf | inf | inf | 0 | 0 |"
+    assert table([Row("x", [], 0)])[-1] == "| x | inf | inf | inf | inf | 0 | 0 |  |"
+
+
+@pytest.mark.parametrize(
+    ("delays", "sent", "verdict"),
+    [([150.0] * 100, 100, "150: met"), ([150.0] * 99 + [151.0], 100, "150: met"), ([150.0] * 98 + [151.0] * 2, 100,
+     "150: not met"), ([1.0] * 98, 100, "150: not met"), ([], 0, "150: not met")],
+    ids=["at the bar", "one of a hundred over", "two over", "two lost", "nothing measured"],
+)  # fmt: skip
+def test_a_bar_is_for_99_of_100(delays: list[float], sent: int, verdict: str) -> None:
+    assert table([Row("x", delays, sent, 150)])[-1].endswith(f"| {verdict} |")
+
+
+# -- the page ----------------------------------------------------------------------------------------------------
+
+
+NOTHING: dict[str, list[Seen]] = {stage: [] for stage in ("read", "sent", "flagged", "come", "painted", "inked")}
+
+
+def test_every_bar_and_every_row_of_a_run_is_told() -> None:
+    rows = latency.rows([], NOTHING)
+    told = "\n".join(part(Measured("a+b", rows, ["load average 1"])))
+    bars = re.findall(r"^\| ([^|]*?) \|.* (\d+): (?:not )?met \|$", told, re.M)
+    assert dict(bars) == {
+        "**reading: painted**": "150",
+        "- of a HealthyPi (SpO₂)": "150",
+        "- of an ADS1292R (respiratory rate)": "150",
+        "**EKG: at the page**": "300",
+        "**EKG: painted**": "600",
+    }
+    assert "| change at any moment: painted |" in told
+    assert "**a+b**" in told
+    assert "- load average 1" in told
+
+
+def test_the_figures_have_their_place_on_the_page_and_nothing_else_changes() -> None:
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    written = replaced(page, ["new", "| x |"])
+    assert written == f"before\n{BEGIN}\nnew\n| x |\n{END}\nafter\n"
+    assert replaced(written, ["old"]) == page
+
+
+@pytest.mark.parametrize("page", ["", BEGIN, END, f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}{END}"])
+def test_a_page_without_one_place_for_the_figures_is_left_alone(page: str) -> None:
+    with pytest.raises(ValueError, match="no place"):
+        replaced(page, ["x"])
+
+
+def test_the_page_of_this_project_has_the_place_with_whole_runs_in_it() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    replaced(text, [])
+    figures = text.partition(BEGIN)[2].partition(END)[0]
+    tables = re.findall(r"(?:^\|.*\n)+", figures, re.M)
+    labels = [row.label for row in latency.rows([], NOTHING)]
+    for found in tables:
+        assert re.findall(r"^\| ([^|]+?) \|", found, re.M)[1:] == labels, "rows of a run were left out or changed"
+    around = text.replace(figures, "")
+    assert f"The first {latency.SETTLE_S} s " in around
+    for bar in (latency.READING_MS, latency.EKG_AT_PAGE_MS, latency.EKG_PAINTED_MS):
+        assert f"{bar} ms" in around
+
+
+# -- the load ----------------------------------------------------------------------------------------------------
+
+
+def test_the_load_is_rooms_of_the_demo_and_the_measured_rooms_come_on_top(tmp_path: Path) -> None:
+    store = '{ kind = "influx", url = "http://127.0.0.1:1", bucket = "b" }'
+    path = latency_clinic.write_settings(tmp_path, store, broker=1, window=2, board=3)
+    found = tomllib.loads(path.read_text(encoding="utf-8"))
+    everywhere = Counter(["bp_gatt", "thermometer_gatt", "ekg_openview", "glucometer_ultramini"])
+    for room in ("1", "2", "3", "4"):
+        assert Counter(d["driver"] for d in found["gateway"]["devices"] if d["room"] == room) == everywhere
+        assert Counter(d["kind"] for d in found["simulate"]["devices"] if d["room"] == room) == everywhere
+    for room in latency_clinic.ROOMS:
+        assert [d["port"] for d in found["gateway"]["devices"] if d["room"] == room] == [f"tty-{room}"]
+    assert len(found["board"]["rooms"]) == 8
+    assert len(found["simulate"]["devices"]) == 16, "the bench is the board of its rooms itself"
+    assert found["ingest"]["store"] == {"kind": "influx", "url": "http://127.0.0.1:1", "bucket": "b"}
+    assert found["site"]["id"] == latency_clinic.SITE

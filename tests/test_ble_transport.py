@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bleak import BleakScanner
+from bleak.exc import BleakBluetoothNotAvailableError, BleakBluetoothNotAvailableReason, BleakDBusError, BleakError
 
 from drivers.bp_gatt import DRIVER
 from drivers.core.feed import DeviceFeed, Output
 from drivers.core.link import LinkLost, LossReason
 from drivers.core.runner import Runner
-from drivers.transports.ble import Backend, BleTransport, Radio
+from drivers.transports.ble import Backend, BleTransport, Radio, said
 from simulators.core.physiology import Physiology, Profile
 from simulators.core.registry import Setup, complete, find
 from simulators.links.air import air_backends, on_air
@@ -120,6 +122,33 @@ def test_a_radio_that_is_not_there_is_said_so(tmp_path: Path) -> None:
         return lost.value.reason
 
     assert asyncio.run(run()) is LossReason.RADIO_OFF
+
+
+class NoAdapter(BleakScanner):
+    async def start(self) -> None:
+        raise BleakBluetoothNotAvailableError("no adapter", BleakBluetoothNotAvailableReason.NO_BLUETOOTH)
+
+
+def test_a_missing_adapter_is_told_in_words_and_not_as_a_tuple(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivers.transports.ble.BleakScanner", NoAdapter)
+
+    async def run() -> str:
+        with pytest.raises(LinkLost) as lost:
+            async with Road(tmp_path / "nobody").connect():
+                pass
+        return lost.value.detail
+
+    assert asyncio.run(run()) == "no adapter"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(BleakDBusError("org.bluez.Error.InProgress", ["busy"]), "[org.bluez.Error.InProgress] busy"),
+     (FileNotFoundError(2, "No such file"), "[Errno 2] No such file"), (BleakError("gone"), "gone"),
+     (TimeoutError(), "TimeoutError")],
+)  # fmt: skip
+def test_the_words_of_an_error(error: Exception, words: str) -> None:
+    assert said(error) == words
 
 
 def test_an_air_that_died_under_the_scan_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

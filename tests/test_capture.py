@@ -5,8 +5,10 @@ captured to a second gateway, over the same transports.
 """
 
 import json
+import os
 import re
 import sqlite3
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +65,27 @@ def test_what_was_captured_is_read_back_unchanged(tmp_path: Path) -> None:
     assert [number for number, _ in recording.numbered()] == [2, 3, 4, 5, 6, 7]
 
 
+def test_two_links_in_one_millisecond_are_two_captures(tmp_path: Path) -> None:
+    first, second, third = (write(tmp_path) for _ in range(3))
+    assert len({first, second, third}) == 3
+    assert {path.suffix for path in (first, second, third)} == {".jsonl"}
+    for path in (first, second, third):
+        assert list(read_capture(path).steps()) == STEPS
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_capture_is_for_its_owner_only(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        path = write(tmp_path)
+    finally:
+        os.umask(umask)
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+
+
 def test_a_capture_of_the_first_version_is_still_read(tmp_path: Path) -> None:
     path = tmp_path / "old.jsonl"
     path.write_text(
@@ -107,6 +130,14 @@ DAMAGED = [
     (OLD + "[]\n", "line 2", "list"),
     (OLD + '{"t":1,"hex":"00","ch":"2a19"}\n{"t":2,"he', "line 3", "Unterminated"),
     (OLD + '{"t":1,"hex":"\xff"}\n', "line 2", "non-hex"),
+    (OLD + '{"t":1e400,"hex":"00"}\n', "line 2", "inf is no time"),
+    (OLD + '{"t":1.5,"hex":"00"}\n', "line 2", "1.5 is no time"),
+    (OLD + '{"t":-1,"hex":"00"}\n', "line 2", "-1 is no time"),
+    (OLD + '{"t":9223372036854775808,"hex":"00"}\n', "line 2", "is no time"),
+    (OLD + '{"t":true,"hex":"00"}\n', "line 2", "is no time"),
+    (OLD + '{"t":NaN,"hex":"00"}\n', "line 2", "nan is no time"),
+    (OLD + "[" * 100_000 + "\n", "line 2", "recursion"),
+    ('{"capture":2,"driver":"bp_gatt","t":1e400}\n', "no capture", "out of range"),
 ]
 
 
@@ -415,6 +446,16 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def captures(folder: Path, device: str) -> list[Path]:
     return sorted((folder / "captures").glob(f"{device}-*.jsonl"))
+
+
+@pytest.mark.air
+@pytest.mark.slow
+def test_what_a_gateway_writes_is_for_its_owner_only(live: Path) -> None:
+    kept = [*live.glob("outbox.db*"), *(live / "captures").iterdir()]
+    assert {path.name for path in kept} >= {"outbox.db", "outbox.db.lock"}
+    assert len(kept) >= 2 + len(DEVICES)
+    assert {mode(path) for path in kept} == {0o600}
+    assert mode(live / "captures") == 0o700
 
 
 def events_of(path: Path) -> list[Event]:

@@ -55,6 +55,7 @@ def vitals(
 ) -> Iterator[Callable[..., Run]]:
     """The same in this process. Logging stays as it is, and signal handlers are put back."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    umask = os.umask(0o022)
     monkeypatch.setattr(log, "set_up", lambda _level: None)
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("VITALS_")]:
@@ -70,6 +71,7 @@ def vitals(
         return Run(int(ended.value.code or 0), out, err)
 
     yield run
+    os.umask(umask)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -109,6 +109,29 @@ def test_a_gap_is_counted_in_the_strip_and_in_the_status() -> None:
     assert status.lost_samples == 30
 
 
+def streamed(pace: float, seconds: int = 150) -> DeviceFeed:
+    """A feed after a board has sent so many seconds of EKG at `pace` times its stated rate, each second 5 chunks."""
+    feed = make()
+    for chunk in range(seconds * 5):
+        feed.take([ekg(chunk * 25, 25, T0 + round((chunk + 1) * 0.2 / pace * NS))])
+    return feed
+
+
+@pytest.mark.parametrize(("pace", "told"), [(0.99, 1), (1.01, 1), (0.998, 0), (1.002, 0), (1.0, 0)])
+def test_a_pace_that_may_hide_a_loss_is_told_once_and_counted_as_none(pace: float, told: int) -> None:
+    feed = streamed(pace)
+    assert feed.faults.totals.get("off_pace", 0) == told
+    assert feed.lost_samples == 0
+    assert "samples_lost" not in feed.faults.totals
+    if told:
+        (fault,) = feed.faults.flush()
+        assert ("lost" if pace < 1 else "twice") in fault.detail
+        feed.link_down()
+        feed.link_up("/dev/x", simulated=False, at=T0)
+        feed.take([ekg(0, 25, T0)])
+        assert feed.faults.totals["off_pace"] == 1, "a new link-up needs a minute of its own"
+
+
 def test_faults_are_coalesced_by_second_and_every_one_is_counted() -> None:
     feed = make()
     faults = [Fault("crc", "wrong", b"\x01\x02", T0 + n) for n in range(1000)]

@@ -94,8 +94,9 @@ def test_every_exit_code_is_documented() -> None:
 def test_a_driver_and_its_faults_are_documented(name: str) -> None:
     text = page("docs/faults.md")
     section = re.split(r"^## ", text.partition(f"## `{name}`")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    assert set(rows(section)) == set(DRIVERS[name].faults)
-    assert f"`{name}`" in page("README.md"), "the README lists the devices"
+    assert section, f"docs/faults.md needs a section that begins with: ## `{name}`"
+    assert set(rows(section)) == set(DRIVERS[name].faults), f"docs/faults.md, `{name}`: one row for each fault"
+    assert f"`{name}`" in page("README.md"), f"README.md, table of devices: add a row with `{name}`"
 
 
 def test_every_driver_loads() -> None:
@@ -104,7 +105,7 @@ def test_every_driver_loads() -> None:
 
 def test_the_faults_of_any_device_are_documented() -> None:
     expected = {f"link_{reason}" for reason in LossReason} | {
-        "samples_lost", "clock_stepped", losses.CODE, losses.NUMBERS,
+        "samples_lost", "off_pace", "clock_stepped", losses.CODE, losses.NUMBERS,
     }  # fmt: skip
     section = page("docs/faults.md").partition("## Any device")[2].partition("\n## ")[0]
     assert set(rows(section)) == expected
@@ -147,8 +148,14 @@ def test_scenarios_and_mischief_are_documented() -> None:
     table = rows(text)
     assert [trick for trick in ON_THE_WAY if f"{trick}=R" not in table] == []
     assert [trick for trick in IN_THE_DEVICE if trick not in table] == []
-    for kind in load_simulators().values():
-        assert set(re.findall(r"`(\w+)`", table[kind.name][0])) == set(kind.tricks)
+
+
+@pytest.mark.parametrize("name", load_simulators())
+def test_what_can_go_wrong_in_a_device_is_documented(name: str) -> None:
+    row = rows(page("docs/scenarios.md")).get(name)
+    where = f"docs/scenarios.md, the last table: a row for `{name}` with what its SIMULATOR declares in `tricks`"
+    assert row, where
+    assert set(re.findall(r"`(\w+)`", row[0])) == set(load_simulators()[name].tricks), where
 
 
 def test_the_example_of_the_scenarios_page_is_in_order(tmp_path: Path) -> None:

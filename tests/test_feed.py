@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from starlette.requests import Request
 
+from dashboards import app
 from dashboards.app import Board, listen, serve, subscriptions
 from dashboards.feed import MAX_EKG, MAX_JSON, Client, Feed
 from dashboards.history import rows
@@ -649,6 +651,69 @@ def test_the_store_fills_the_tiles_at_the_start() -> None:
     board.fill()
     reading = board.rooms.rooms["1"].obs["glu"]
     assert (reading.v, reading.ts) == (92, (clock.now() - 7 * 60 * NS) // NS_PER_MS)
+
+
+class Switched(Store):
+    """A store that may be away."""
+
+    down = True
+
+    def latest(self, room: str) -> list[FlaggedMessage]:
+        if self.down:
+            raise RuntimeError("down")
+        return super().latest(room)
+
+    def history(self, room: str, metric: str, since: int) -> list[HistoryPoint]:
+        if self.down:
+            raise RuntimeError("down")
+        return super().history(room, metric, since)
+
+
+async def past(board: Board, room: str) -> dict[str, Any]:
+    """The board's answer to a page that asks for the past of a room."""
+    scope = {"type": "http", "path_params": {"id": room}, "query_string": b"m=30", "headers": []}
+    return msgspec.json.decode((await board._trend(Request(scope))).body)
+
+
+def test_a_board_that_began_without_its_store_says_so_until_it_has_read_it() -> None:
+    """Nothing known is not the same as nothing there."""
+    clock = ManualClock()
+    store = Switched(clock.now())
+    board = Board(clinic.settings(2), clock, store)
+
+    async def day() -> None:
+        board.fill()
+        assert board.rooms.services.faults == {"history that could not be read": 1}
+        for room in ("1", "2"):
+            assert "could not be read" in (await past(board, room))["fault"]
+        store.down = False
+        answer = await past(board, "1")
+        assert answer["fault"] == "" and [r["v"] for r in answer["readings"] if r["k"] == "glu"] == [90, 51, 92]
+        assert (await past(board, "2"))["fault"] == ""
+
+    asyncio.run(day())
+    assert board.rooms.rooms["1"].obs["glu"].v == 92
+
+
+def test_the_tiles_fill_when_the_store_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "FILL_S", 0.01)
+    clock = ManualClock()
+    store = Switched(clock.now())
+    board = Board(clinic.settings(2), clock, store)
+    board.fill()
+    page = board.feed.join(clock.now(), Flag(), Flag())
+    page.json.clear()
+
+    async def day() -> None:
+        filling = asyncio.create_task(board.keep_filling())
+        await asyncio.sleep(0.05)
+        assert not filling.done() and not page.json
+        store.down = False
+        await asyncio.wait_for(filling, 5)
+
+    asyncio.run(day())
+    (told,) = [msgspec.json.decode(text) for text in page.json]
+    assert (told["t"], told["room"], told["obs"]["glu"]["v"]) == ("obs", "1", 92)
 
 
 def test_history_joins_the_store_and_what_came_since() -> None:

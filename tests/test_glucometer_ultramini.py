@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drivers.core.times import DeviceTimes
 from drivers.glucometer_ultramini import DRIVER, build, parse
 from simulators.core import mischief
 from simulators.core.contract import Simulator
@@ -291,6 +292,117 @@ def test_whenever_a_test_is_taken_no_record_is_left_out(first_s: float) -> None:
     events = converse(meter, seconds=60)
     assert set(readings(events)) == set(held(meter))
     assert len(readings(events)) <= 41, "the memory is read at most once more"
+
+
+class Broken(UltraMini):
+    """Says nothing, or hangs up, when it is asked for the record `at`; `times` times, then no more."""
+
+    at, times, hangs_up = 5, 1_000_000, False
+
+    def respond(self, chunk: Chunk) -> list[Send]:
+        if parse(chunk.data).message != bytes.fromhex("051f") + self.at.to_bytes(2, "little") or not self.times:
+            return super().respond(chunk)
+        self.times -= 1
+        if not self.hangs_up:
+            return []
+        self._hang_up()
+        return [Send(frame(8))]
+
+
+def break_(meter: UltraMini, **how: Any) -> Broken:
+    broken: Broken = meter  # type: ignore[assignment]
+    broken.__class__ = Broken
+    for name, value in how.items():
+        setattr(broken, name, value)
+    return broken
+
+
+@pytest.mark.parametrize("at", [0, 5, 11])
+@pytest.mark.parametrize(("hangs_up", "fault"), [(False, "no_answer"), (True, "disconnected")])
+def test_a_record_that_never_answers_keeps_back_no_other_and_none_comes_twice(
+    at: int, hangs_up: bool, fault: str
+) -> None:
+    meter = break_(make(records=12), at=at, hangs_up=hangs_up)
+    events = converse(meter, seconds=120)
+    wanted = held(meter)
+    del wanted[at]
+    assert readings(events) == wanted
+    faults = [event.code for event in events if isinstance(event, Fault)]
+    assert set(faults) == {fault}
+    assert len(faults) == 2 or at == 0, "the newest is asked for in each round"
+    told = sum(isinstance(event, DeviceInfo) for event in events)
+    assert told == (1 if at else 3), "again only while nothing has been given"
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+def test_a_record_that_answers_in_the_next_conversation_is_not_left_out(hangs_up: bool) -> None:
+    meter = break_(make(records=12), times=1 if hangs_up else 3, hangs_up=hangs_up)
+    assert readings(converse(meter, seconds=60)) == held(meter)
+
+
+def test_where_tests_were_taken_since_all_is_read() -> None:
+    """Each index is another record then, and times are known from the newest on."""
+    meter = break_(make(records=12), times=1, hangs_up=True)
+    before, respond = held(meter), meter.respond
+
+    def with_tests(chunk: Chunk) -> list[Send]:
+        sends = respond(chunk)
+        if not meter.times and held(meter) == before:
+            for minute in range(2):
+                meter.memory.pop()
+                meter.measure(AT + minute * 60 * NS)
+        return sends
+
+    meter.respond = with_tests  # type: ignore[method-assign]
+    events = converse(meter, seconds=60)
+    assert readings(events) == before[:5] + held(meter), "a memory of equal length, moved by two"
+    assert [event.clock for event in events if isinstance(event, DeviceInfo)] == [
+        "2026-11-24T09:30:00", "2026-11-24T09:30:02"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_another_meter_is_read_from_its_beginning(at: int) -> None:
+    first, second = break_(make(records=12), at=at, times=2, hangs_up=True), make(records=12, seed=2)
+
+    class Two:
+        def respond(self, chunk: Chunk) -> list[Send]:
+            return (first if first.times or first._talking else second).respond(chunk)
+
+        def advance(self, until: int) -> list[Send]:
+            return []
+
+    events = converse(Two(), seconds=20)
+    assert readings(events) == held(first)[:at] + held(second)
+    told = [event.serial for event in events if isinstance(event, DeviceInfo)]
+    assert (set(told[:-1]), told[-1]) == ({first.serial}, second.serial)
+
+
+def test_a_record_behind_a_cut_is_placed_by_the_ones_before_it() -> None:
+    """Newest first: 9:20; 14:00 by a clock that was set back since; 9:00 by that clock, hours before."""
+    times = ("2026-11-24T09:20:00", "2026-11-24T14:00:00", "2026-11-24T09:00:00")
+    meter = break_(make([Result(wall(time), 45) for time in times]), at=2, times=1, hangs_up=True)
+    known, live = DeviceTimes(CHICAGO), []
+    for event in converse(meter, seconds=20):
+        if isinstance(event, DeviceInfo):
+            known.told(event)
+        elif isinstance(event, Observation):
+            live.append((event.t_device, not known.determine(event).historical))
+    assert live == list(zip(times, (True, False, False), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("times", "faults"),
+    [
+        (("09:32:00", "09:00:00"), 0), (("09:32:01", "09:00:00"), 1), (("09:00:00", "09:00:00"), 0),
+        (("09:00:00", "09:00:01"), 1), (("09:00:00", "09:10:00", "09:20:00"), 1),
+    ],
+)  # fmt: skip
+def test_a_clock_that_was_set_back_is_told_once(times: tuple[str, ...], faults: int) -> None:
+    """The meter's clock says 9:30:00; two minutes are what clocks drift."""
+    meter = make([Result(wall(f"2026-11-24T{time}"), 100 + n) for n, time in enumerate(times)])
+    codes = [event.code for event in converse(meter, seconds=60) if isinstance(event, Fault)]
+    assert codes == ["clock_jumped"] * faults
 
 
 @pytest.mark.parametrize(

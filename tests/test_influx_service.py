@@ -1,5 +1,6 @@
 """Ingest as a whole on the real InfluxDB: never blind, nothing lost, nothing doubled, each gateway told the truth."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -116,6 +117,8 @@ def test_a_refused_row_is_told_with_its_reason_and_alone(influx: Influx, clinic:
     assert {seq: word for seq, (word, _) in told.items()} == dict.fromkeys(range(4), "stored") | {9: "refused"}
     assert "field type conflict" in told[9][1]
     assert clinic.store.counts() == {"observation": 4, "strip": 0, "event": 0, "evaluation": 4}
+    clinic.turn(11)
+    assert clinic.status().refused == {"refused by the store": 1}, "the server's words are without end"
 
 
 def test_another_bucket_is_said_and_nothing_is_called_stored(influx: Influx, clinic: Clinic) -> None:
@@ -176,3 +179,5 @@ def test_the_board_runs_and_says_so_without_influxdb(influx: Influx, clinic: Cli
     with closing(open_reader(settings)) as reader:
         assert [m.id for m in reader.latest("1")] == ["a" * 32]
     assert board._stored("1", T0)[1] == ""
+    assert asyncio.run(other._fill_late("1")), "a board that began without the store never had its readings"
+    assert list(other.rooms.rooms["1"].obs) == ["bp"]

@@ -3,16 +3,18 @@
 What every store must do is in test_store_contract.py. All of this runs against the real engine.
 """
 
+import contextlib
 import http.server
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,17 +22,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from ingest.store import influx_store, points
+from ingest.store import influx_look, influx_store, points
 from ingest.store.contract import Address, ObservationRow, Row, RowOutcome, StoreDown
 from ingest.store.influx import Bucket, Place, Refused
 from ingest.store.influx_reader import InfluxReader
 from ingest.store.influx_store import InfluxStore
+from ingest.store.influxql import Record
+from ingest.store.ledger import Ledger
 from tests.influx_making import NEEDS_INFLUX, InfluxStores, open_influx
 from tests.ingest_making import AT, T0, bp, evaluation_row, event_row, observation_row, q, strip_row
 from tests.parts import Influx, free_port, needs
-from vitals.clock import NS
+from vitals.clock import NS, ManualClock
 from vitals.errors import StoreError
 from vitals.metrics import METRICS
+from vitals.model import Validity
 
 pytestmark = NEEDS_INFLUX
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,6 +122,105 @@ def test_many_copies_of_a_refused_reading_are_each_refused(influx: Influx, tmp_p
     place = Place(influx.url, influx.database(kept="1d"))
     with closing(open_influx(tmp_path, place)) as store:
         assert set(words(store.append([observation_row()] * 2000))) == {"refused"}
+
+
+class Counted:
+    """A bucket whose requests are counted; each takes `seconds` of a clock that only tests move."""
+
+    def __init__(self, store: InfluxStore, seconds: float = 0.0) -> None:
+        self.writes = self.queries = 0
+        self.clock = ManualClock()
+        self._seconds = seconds
+        self._write, self._query = store._bucket.write, store._bucket.query
+        store._clock = self.clock
+        store._bucket.write, store._bucket.query = self.write, self.query  # type: ignore[method-assign]
+
+    def write(self, lines: Sequence[str]) -> None:
+        self.writes += 1
+        self.clock.advance(self._seconds)
+        self._write(lines)
+
+    def query(self, statement: str) -> list[Record]:
+        self.queries += 1
+        self.clock.advance(self._seconds)
+        return self._query(statement)
+
+
+def test_many_refused_rows_are_found_in_bounded_time_and_none_twice(
+    influx: Influx, store: InfluxStore, stores: InfluxStores, tmp_path: Path
+) -> None:
+    """At half a second a request fifty bad rows take over 25 s: in several tries, each going on from the last."""
+    influx.put(database(stores, tmp_path), f'observation temp="warm" {T0}')
+    rows = [
+        observation_row(f"{n:032x}", {"temp": q(37.0, "Cel")} if n < 50 else bp(118, 76), t=T0 + n * NS)
+        for n in range(100)
+    ]
+    counted = Counted(store, 0.5)
+    for tries in range(1, 9):
+        began = counted.clock.monotonic()
+        try:
+            outcomes = store.append(rows)
+            break
+        except StoreDown as down:
+            assert "one batch took over" in down.reason
+            assert (counted.clock.monotonic() - began) / NS <= 8.0 * 2 ** (tries - 1) + 1.0
+    assert tries > 1
+    assert words(outcomes) == ["refused"] * 50 + ["stored"] * 50
+    assert counted.writes < 130, "rows that were found to be bad were tried again"
+    assert store._bad == {}
+    store.append([observation_row("e" * 32)])  # nothing of it is left: the next one has the whole time
+    assert store._allowed_s == influx_store.APPEND_S
+
+
+def test_a_refusal_does_not_quote_the_reading(tmp_path: Path) -> None:
+    """A gateway keeps the reason, and it may reach the board."""
+    row = observation_row("7" * 32, method="told-nobody")
+    series = points.draft(row).line.partition(" ")[0]
+    for words_, kept in (
+        (f"unable to parse '{series} temp=1': bad number", "unable to parse"),
+        (f'bad line: "{series} temp=1"', "bad line:"),
+        (f"'{series} temp=1' is bad", "no words but the line's"),
+        ("x" * 9000, "x" * 200),
+    ):
+        body = msgspec.json.encode({"code": "invalid", "message": words_}).decode()
+        with answering(400, body) as (url, _), closing(Bucket(Place(url, "b"))) as bucket:
+            (tmp_path / kept[:5]).mkdir()
+            with closing(InfluxStore(bucket, Ledger(tmp_path / kept[:5] / "state.db"))) as store:
+                store._known, store._until = True, 2**63
+                store._look = lambda drafts: {}  # type: ignore[method-assign]
+                (outcome,) = store._append([row])
+        assert outcome.reason.startswith(f"refused by the store: {kept}") and len(outcome.reason) <= 256
+        assert outcome.kind == "refused by the store"
+        assert "gateway-1" not in outcome.reason
+
+
+# ---- looking for what is there ---------------------------------------------------------------------------------------
+
+
+def test_a_meter_that_is_read_again_costs_few_queries(store: InfluxStore) -> None:
+    """Its memory goes back for months; each record is a time of its own."""
+    readings = [observation_row(f"{n:032x}", {"glu": q(110.0, "mg/dL")}, t=T0 - n * 18_000 * NS) for n in range(300)]
+    rows = [*readings, *map(judged, readings)]
+    assert set(words(store.append(rows))) == {"stored"}
+    counted = Counted(store)
+    assert set(words(store.append(rows))) == {"duplicate"}
+    assert counted.queries <= 3
+
+
+@pytest.mark.parametrize("page", [3, 5, 1000])
+def test_rows_far_apart_are_found_page_by_page(store: InfluxStore, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    monkeypatch.setattr(influx_look, "LOOK_PAGE", page)
+    monkeypatch.setattr(points, "low_digits", lambda key: 7)  # so that some are moved on, and found there
+    times = [T0 + offset * NS for offset in (0, 0, 0, 1, 2, 50, 3600, 3600, 86_400, 20 * 86_400, 90 * 86_400)]
+    events: list[Row] = [event_row(n, "code", at) for n, at in enumerate(times)]
+    strips: list[Row] = [strip_row(n * 250, t0=at) for n, at in enumerate(times)]
+    between: list[Row] = [event_row(100 + n, "code", T0 + (100 + n) * NS) for n in range(20)]
+    for part in (events[:1], events[1:2], events[2:], between, strips[:1], strips[1:2], strips[2:]):
+        assert set(words(store.append(part))) == {"stored"}
+    assert set(words(store.append([*events, *strips, *between]))) == {"duplicate"}
+    assert words(store.append([events[0], events[-2]])) == ["duplicate"] * 2
+    new = [event_row(200 + n, "code", at) for n, at in enumerate(times)]
+    assert words(store.append([*new, *events])) == ["stored"] * len(new) + ["duplicate"] * len(events)
 
 
 def test_what_no_point_can_hold_is_refused_here(store: InfluxStore) -> None:
@@ -262,6 +366,121 @@ def test_the_token_is_checked_by_the_server_and_never_told(influx: Influx, tmp_p
         assert "s3cret" not in caught.value.reason + repr(caught.value)
     with closing(open_influx(tmp_path, Place(influx.locked_url, name, token="right"))) as store:
         assert words(store.append(MIXED)) == ["stored"] * 4
+
+
+@pytest.mark.parametrize("token", ["s3cret\nline2", "s3cret\u2013x"])
+@pytest.mark.parametrize("ask", [lambda bucket: bucket.query("x"), lambda bucket: bucket.write(["m f=1"])])
+def test_a_token_that_cannot_be_sent_is_not_told_either(token: str, ask: Callable[[Bucket], object]) -> None:
+    """http.client says what it was given."""
+    place = Place("http://127.0.0.1:9", "b", token=token)
+    with closing(Bucket(place)) as bucket, pytest.raises(StoreDown, match="cannot be sent") as caught:
+        ask(bucket)
+    assert "s3cret" not in caught.value.reason
+
+
+def test_a_server_that_drips_is_not_waited_for() -> None:
+    """Each byte comes in time; the whole answer would take 12 s."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n")
+                    for _ in range(60):
+                        connection.sendall(b" ")
+                        time.sleep(0.2)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        place = Place(f"http://127.0.0.1:{listener.getsockname()[1]}", "b")
+        with closing(Bucket(place, timeout_s=0.5)) as bucket:
+            began = time.monotonic()
+            with pytest.raises(StoreDown, match="does not answer in time"):
+                bucket.query("x")
+            assert time.monotonic() - began < 3
+        thread.join(timeout=10)
+
+
+class Delayed:
+    """The `nth` write of a bucket is not answered, and lands when `land` is called."""
+
+    def __init__(self, store: InfluxStore, nth: int) -> None:
+        self._write, self._nth = store._bucket.write, nth
+        self._kept: Sequence[str] = ()
+        store._bucket.write = self  # type: ignore[method-assign]
+
+    def __call__(self, lines: Sequence[str]) -> None:
+        self._nth -= 1
+        if self._nth == 0:
+            self._kept = lines
+            raise StoreDown("does not answer in time")
+        self._write(lines)
+
+    def land(self) -> None:
+        assert self._kept
+        self._write(self._kept)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_write_that_lands_late_hides_nothing(store: InfluxStore, nth: int) -> None:
+    old, new = observation_row("1" * 32), observation_row("2" * 32, t=T0 + 60 * NS)
+    store.append([old, judged(old)])
+    delayed = Delayed(store, nth)
+    batch = [new, judged(new, 210.0)]
+    with pytest.raises(StoreDown):
+        store.append(batch)
+    assert "refused" not in words(store.append(batch))
+    for _ in range(2):
+        assert [m.values["bp_sys"].value for m in store.latest("4")] == [210.0]
+        assert [p.value for p in store.history("4", "bp_sys", 0)] == [118.0, 210.0]
+        delayed.land()
+
+
+def test_a_write_that_lands_late_doubles_nothing(store: InfluxStore) -> None:
+    """Meanwhile the same reading came with another time; both are written at the first one."""
+    store.append([event_row()])
+    delayed = Delayed(store, 1)
+    first, second = observation_row(t=T0), observation_row(t=T0 + 5 * NS, seq=2)
+    with pytest.raises(StoreDown):
+        store.append([first])
+    assert words(store.append([second, judged(second)])) == ["stored", "stored"]
+    delayed.land()
+    assert store.counts()["observation"] == 1
+    assert [m.t for m in store.latest("4")] == [T0]
+    assert words(store.append([first, second, judged(first)])) == ["duplicate"] * 3
+
+
+def test_a_batch_that_failed_comes_to_the_same_when_it_is_repeated(store: InfluxStore) -> None:
+    """With a reading in it twice, the second time judged in a later visit: that one is not kept beside the first."""
+    first, second = observation_row(t=T0), observation_row(t=T0 + 900 * NS, seq=2)
+    batch = [first, judged(first), second, judged(second, version=2)]
+    Delayed(store, 2)
+    with pytest.raises(StoreDown):
+        store.append(batch)
+    store._ledger._db.execute("UPDATE reading SET stored = 0")  # as when the power failed before the note was on disk
+    assert words(store.append(batch)) == ["duplicate", "stored", "duplicate", "duplicate"]
+    assert store.counts()["evaluation"] == 1
+
+
+def test_a_strip_whose_answer_was_lost_is_where_its_signal_ends(store: InfluxStore) -> None:
+    """Else a restarted ingest reports a gap where there is none."""
+    store.append([strip_row(0)])
+    write = store._bucket.write
+
+    def lost(lines: Sequence[str]) -> None:
+        write(lines)
+        raise StoreDown("the answer was lost")
+
+    store._bucket.write = lost  # type: ignore[method-assign]
+    with pytest.raises(StoreDown):
+        store.append([strip_row(250), strip_row(500)])
+    store._bucket.write = write  # type: ignore[method-assign]
+    assert words(store.append([strip_row(250), strip_row(500)])) == ["duplicate", "duplicate"]
+    assert [tail.next_index for tail in store.tails()] == [750]
+    store.append([strip_row(0)])
+    assert [tail.next_index for tail in store.tails()] == [750]
 
 
 def test_a_bucket_that_is_not_there_is_waited_for(influx: Influx, tmp_path: Path) -> None:
@@ -448,22 +667,23 @@ def test_a_crash_after_the_write_and_before_the_note(
         assert store.recent_ids(9) == []
     with closing(stores(tmp_path)) as store:
         # The first time has won, though nobody noted it: a second download with another skew adds nothing.
-        assert words(store.append([later, judged(later)])) == ["duplicate", "duplicate"]
+        assert words(store.append([later, judged(later, room="5")])) == ["duplicate", "duplicate"]
         assert words(store.append(BATCH))[0] == "duplicate"
         assert store.counts() == ONCE
         assert [m.t for m in store.latest("4")] == [T0]
 
 
-def test_a_promise_that_was_not_kept_binds_nobody(
+def test_a_promise_that_was_not_kept_binds_only_to_its_time(
     stores: InfluxStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first write may still be on its way; it must find its own point there, and not become a second one."""
     later = observation_row(t=T0 + 900 * NS, seq=7)
     with closing(stores(tmp_path)) as store:
         with monkeypatch.context() as patch, pytest.raises(Crash):
             patch.setattr(store._bucket, "write", crash)
             store.append([observation_row()])
         assert words(store.append([later, judged(later), observation_row()])) == ["stored", "stored", "duplicate"]
-        assert [m.t for m in store.latest("4")] == [T0 + 900 * NS]
+        assert [m.t for m in store.latest("4")] == [T0]
         assert store.counts()["observation"] == 1
 
 
@@ -637,6 +857,27 @@ def test_a_number_never_changes_its_type(influx: Influx, store: InfluxStore) -> 
     """A whole number first, a broken one later: both are floats, or the second was refused."""
     rows = [observation_row(f"{n:032x}", {"temp": q(t, "Cel")}, t=T0 + n) for n, t in enumerate((37, 37.5, 38.0))]
     assert words(store.append(rows)) == ["stored"] * 3
+
+
+def test_the_end_of_a_scale_is_no_number(
+    influx: Influx, store: InfluxStore, stores: InfluxStores, tmp_path: Path
+) -> None:
+    """HI at 600 is not 600: it is drawn only by who asks for it, with its sign beside it."""
+    high = q(600.0, "mg/dL", validity=Validity.ABOVE_RANGE, comparator=">")
+    row = observation_row("1" * 32, {"glu": high, "temp": q(37.0, "Cel")})
+    made = evaluation_row("1" * 32, {"glu": (600.0, "critical")}, of=row.message)
+    shown = msgspec.structs.replace(made.message.values["glu"], validity=Validity.ABOVE_RANGE, comparator=">")
+    store.append(
+        [row, msgspec.structs.replace(made, message=msgspec.structs.replace(made.message, values={"glu": shown}))]
+    )
+    name = database(stores, tmp_path)
+    assert "glu" not in found(influx, 'SHOW FIELD KEYS FROM "observation"', name)
+    assert "temp" in found(influx, 'SHOW FIELD KEYS FROM "observation"', name)
+    assert "[1764000000" in influx.ask("""SELECT "value" FROM "value" WHERE "comparator" = '>'""", name)
+    grafana = re.findall(r'^SELECT "value".*', (ROOT / "docs/store.md").read_text(encoding="utf-8"), re.MULTILINE)
+    asked = grafana[0].replace("$timeFilter", "time > 0").replace("bp_sys", "glu")
+    assert found(influx, asked, name) == []
+    assert store.history("4", "glu", 0)[0].validity is Validity.ABOVE_RANGE
 
 
 def test_a_reader_waits_no_longer_than_it_was_told(influx: Influx) -> None:

@@ -11,7 +11,7 @@ from ingest import writer
 from ingest.pipeline import Pipeline
 from ingest.rules import load_rules
 from ingest.service import Service, run
-from ingest.store.contract import Row, RowOutcome, StoreDown
+from ingest.store.contract import Row, RowOutcome, StoreDown, refusal
 from ingest.store.sqlite import SqliteStore
 from tests.ingest_making import T0, adult, bp, observation, q, strip
 from vitals import settings
@@ -305,6 +305,99 @@ def test_heart_rates_and_gaps_dropped_with_the_store_down_are_counted(
         ingest.broker.put(TOPICS.up("gateway-1", "4", "ekg-1", "strip"), encode(strip(250 * number)))
         ingest.turn()
     assert ingest.pipeline.refused == {"store down, rates and gaps": 3}
+
+
+class Slow:
+    """A store across a network: each append takes 0.15 s, however many rows it has."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self.sizes: list[int] = []
+        self._append = ingest.store.append
+        self._clock = ingest.clock
+        ingest.store.append = self  # type: ignore[method-assign]
+
+    def __call__(self, rows: Sequence[Row]) -> list[RowOutcome]:
+        outcomes = self._append(rows)
+        self._clock.advance(0.15)
+        self.sizes.append(len(rows))
+        return outcomes
+
+
+def test_a_backlog_is_written_a_little_each_turn_and_readings_are_shown_between(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MERGED_ROWS", 10)
+    ingest.store.down = "disk full"
+    for number in range(60):
+        ingest.send(number)
+        ingest.turn()
+    slow, ingest.store.down = Slow(ingest), ""
+    shown_after: list[float] = []
+    for number in range(60, 64):
+        ingest.send(number)
+        began = ingest.clock.monotonic()
+        ingest.turn(11 if number == 60 else 0)
+        assert len(set(ingest.broker.acked)) == number + 1, "the broker's window filled up"
+        shown_after.append((ingest.clock.monotonic() - began) / NS - (11 if number == 60 else 0))
+    assert len(ingest.shown()) == 64 and max(shown_after) < 0.5
+    # One batch alone shows that the store is back; then as many together as are allowed.
+    assert slow.sizes[:4] == [2, 10, 10, 10]
+    assert ingest.service._writer.draining
+    while ingest.service._writer.draining:
+        ingest.turn()
+    assert ingest.receipts() == [(number, "stored", "") for number in range(64)], "each once, in the order of coming"
+    assert (ingest.service._writer.waiting_rows, ingest.service._writer._bytes) == (0, 0)
+    assert ingest.store.counts()["evaluation"] == 64
+
+
+def test_receipts_of_merged_batches_tell_each_its_own(ingest: Ingest) -> None:
+    ingest.send(7)
+    ingest.turn()
+    ingest.store.down = "disk full"
+    loose = ingest.send(1, epoch="")
+    ingest.turn()
+    other = observation(f"{7:032x}", bp(200, 99), seq=8)
+    for message in (observation(f"{2:032x}", seq=2), observation(f"{7:032x}", seq=7), other):
+        ingest.broker.put(OBS, encode(message))
+        ingest.turn()
+    assert loose not in ingest.broker.acked
+    ingest.store.down = ""
+    ingest.turn(20)
+    assert ingest.receipts()[1:] == [(2, "stored", ""), (7, "duplicate", ""), (8, "refused", "same id, other content")]
+    assert loose in ingest.broker.acked and ingest.service._writer._loose == 0
+    ingest.turn(2)
+    assert ingest.statuses()[-1].refused == {"same id, other content": 1}
+
+
+def test_nobody_sleeps_while_a_backlog_is_written(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    take = ingest.broker.take
+    monkeypatch.setattr(ingest.broker, "take", lambda limit, wait: (waits.append(wait), take(limit, wait))[1])
+    monkeypatch.setattr(writer, "MERGED_ROWS", 2)
+    ingest.store.down = "disk full"
+    for number in range(9):
+        ingest.send(number)
+        ingest.turn()
+    Slow(ingest)
+    ingest.store.down = ""
+    ingest.turn(11)
+    waits.clear()
+    while ingest.service._writer.draining:
+        ingest.turn()
+    ingest.turn()
+    assert set(waits[:-1]) == {0.0} and waits[-1] > 0
+
+
+def test_refusals_are_counted_by_kind(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts are in a retained message: a sender that is refused each time with other words must not fill it."""
+    reasons = (refusal("cannot be stored", f"{number} bytes") for number in range(99))
+    monkeypatch.setattr(ingest.store, "append", lambda rows: [next(reasons) for _ in rows])
+    for number in range(4):
+        ingest.send(number)
+    ingest.turn()
+    ingest.turn(2)
+    assert ingest.statuses()[-1].refused == {"cannot be stored": 8}
+    assert ingest.receipts()[0] == (0, "refused", "cannot be stored: 0 bytes")
 
 
 # ---- connections -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from websockets.sync.client import connect
 
+from simulators.core.scenario import Room, Scenario
 from tests.clinic import Clinic
 from tests.parts import Mosquitto, needs, wait_until
 from vitals.cli import demo_settings
@@ -21,35 +22,41 @@ pytestmark = [pytest.mark.broker, pytest.mark.air, pytest.mark.slow, needs("mosq
 PARTS = ("simulate", "gateway", "ingest", "board")
 
 
+_KEY = (
+    "CASE WHEN {row}.topic LIKE '%/obs' THEN json_extract(CAST({row}.payload AS TEXT), '$.id')"
+    " ELSE {row}.epoch || ' ' || {row}.seq END"
+)
+"""Of a reading its id: a restarted gateway reads a meter's memory again, and those are the same readings."""
+
+
 class Watched(Clinic):
     """Two rooms of the demo, with a ledger of every row the outbox ever committed."""
 
     def __init__(self, folder: Path, broker_port: int) -> None:
         super().__init__(folder, "", broker_port=broker_port)
-        demo_settings.write(
-            folder, rooms=2, board_port=self.board_port, broker_port=broker_port, window=1000, seed=3, interval_s=12
-        )
+        calm = Room(name="Nguyen, Linh", age=34, sex="female", options={"bp_gatt": {"interval_s": 12.0}})
+        scenario = Scenario(title="two calm rooms", see="nothing but readings", rooms=[calm, calm])
+        demo_settings.write(folder, scenario, board_port=self.board_port, broker_port=broker_port, window=1000, seed=3)
 
     def keep_ledger(self) -> None:
         wait_until(lambda: self.query("outbox.db", "SELECT count(*) FROM row") != [], 20, "the outbox being made")
         db = sqlite3.connect(self.folder / "outbox.db", timeout=20)
         db.executescript(
-            "CREATE TABLE ledger (epoch, seq, topic);"
-            "INSERT INTO ledger SELECT epoch, seq, topic FROM row;"
-            "CREATE TRIGGER keep AFTER INSERT ON row"
-            " BEGIN INSERT INTO ledger VALUES (new.epoch, new.seq, new.topic); END;"
+            f"CREATE TABLE ledger (key); INSERT INTO ledger SELECT {_KEY.format(row='row')} FROM row;"
+            f"CREATE TRIGGER keep AFTER INSERT ON row BEGIN INSERT INTO ledger VALUES ({_KEY.format(row='new')}); END;"
         )
         db.close()
 
-    def ledger(self) -> list[tuple[str, int]]:
-        return self.query("outbox.db", "SELECT epoch, seq FROM ledger")
+    def ledger(self) -> list[str]:
+        return [key for (key,) in self.query("outbox.db", "SELECT key FROM ledger")]
 
-    def stored(self) -> list[tuple[str, int]]:
-        """(epoch, seq) of every row in the store, read out of the messages themselves."""
-        found = [msgspec.json.decode(m) for (m,) in self.query("store.db", "SELECT message FROM observation")]
-        found += [msgspec.msgpack.decode(m) for (m,) in self.query("store.db", "SELECT message FROM strip")]
-        rows = [(message["epoch"], message["seq"]) for message in found]
-        return rows + self.query("store.db", "SELECT epoch, seq FROM event")
+    def stored(self) -> list[str]:
+        """What the ledger keeps, of every row in the store, read out of the messages themselves."""
+        readings = [msgspec.json.decode(m) for (m,) in self.query("store.db", "SELECT message FROM observation")]
+        strips = [msgspec.msgpack.decode(m) for (m,) in self.query("store.db", "SELECT message FROM strip")]
+        rows = [(message["epoch"], message["seq"]) for message in strips]
+        rows += self.query("store.db", "SELECT epoch, seq FROM event")
+        return [message["id"] for message in readings] + [f"{epoch} {seq}" for epoch, seq in rows]
 
     def snapshot(self) -> dict:  # type: ignore[type-arg]
         with connect(f"ws://127.0.0.1:{self.board_port}/ws", origin=f"http://127.0.0.1:{self.board_port}") as socket:  # type: ignore[arg-type]

@@ -3,16 +3,21 @@
 A device, its mischief and its driver talk in memory and virtual time; a tap writes down what the device really said.
 What "accounted for" means depends on what a protocol can know:
 
-- `values` (Bluetooth): each value that arrives gives one reading or a fault, never silence and never two. A reading the
-  host did not get whole is handed over again, so in the end each one the device took is there; twice the same is one
-  reading, by its identity.
+- `values` (Bluetooth): each value that arrives gives one reading or one fault, never silence and never two. A reading
+  that lacks what the value had (its time) has a fault beside it. A reading the host did not get whole is handed over
+  again, so in the end each one the device took is there; twice the same is one reading, by its identity.
 - `conversation` (the host asks, frames are checked): in the end the same readings as without mischief, each once, none
-  of another value. A frame with a flipped bit is a fault.
-- `stream` (samples unasked, no counter, no checksum over them): samples read and samples counted as a gap are together
-  what was sent, in the same order and of the same values but for the bits that were flipped inside them. A frame that
-  vanished whole leaves no trace in the bytes: arrival times give it away, in the gateway (`samples_lost`).
+  of another value. Bytes that are no whole frame of the device are in faults, to the byte. Each answer that arrives is
+  acknowledged or a fault; each question given up and each refusal is a fault.
+- `stream` (samples unasked, no counter, no checksum over them): bytes of decoded frames and bytes in faults are
+  together what arrived. Samples read and samples counted as a gap are together what was sent, in the same order and of
+  the same values but for the bits that were flipped inside them; each second of them has one reading. A frame that
+  vanished whole leaves no trace in the bytes. Arrival times give away several in a row (`samples_lost`) and no more
+  than a doubt where single ones vanish evenly (`off_pace`); both are the gateway's, and tests/test_timeline.py and
+  tests/test_device_feed.py have them.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC
@@ -24,12 +29,13 @@ import pytest
 
 from drivers.core.feed import DeviceFeed
 from drivers.core.registry import load_all as load_drivers
+from simulators import glucometer_ultramini as meter
 from simulators.core.mischief import IN_THE_DEVICE, ON_THE_WAY, Mischief, applied, parse
 from simulators.core.physiology import Episode, Physiology
 from simulators.core.registry import Setup, SimulatedKind, complete
 from simulators.core.registry import load_all as load_simulators
 from tests.talking import Tap, host_of
-from tests.test_every_driver import CAP, canonical, held
+from tests.test_every_driver import CAP, canonical, held, new_session
 from vitals import settings
 from vitals.clock import NS
 from vitals.driver import BleSpec, Driver
@@ -61,12 +67,24 @@ def shape(driver: Driver) -> str:
 
 
 class Run(NamedTuple):
-    """`arrived`: each value or chunk that reached the driver, with what it made of it."""
+    """`steps`: each value, chunk or tick that reached the driver, with what it made of it."""
 
     tap: Tap
     counts: dict[str, int]
-    arrived: list[tuple[Chunk, list[Event]]]
+    steps: list[tuple[Chunk, list[Event]]]
     events: list[Event]
+
+    @property
+    def arrived(self) -> list[tuple[Chunk, list[Event]]]:
+        return [step for step in self.steps if step[0].data]
+
+    @property
+    def heard(self) -> bytes:
+        """All bytes of a line, in order."""
+        return b"".join(chunk.data for chunk, _ in self.arrived)
+
+    def faults(self, *codes: str) -> list[Fault]:
+        return [fault for fault in self.of(Fault) if fault.code in codes]
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -95,8 +113,7 @@ def play(driver: Driver, kind: SimulatedKind, mischief: str = "", seed: int = 1,
     assert {fault.code for _, events in host.arrived for fault in events if isinstance(fault, Fault)} <= set(
         driver.faults
     )
-    events = [event for _, found in host.arrived for event in found]
-    return Run(tap, device.counts, [entry for entry in host.arrived if entry[0].data], events)
+    return Run(tap, device.counts, host.arrived, [event for _, found in host.arrived for event in found])
 
 
 @cache
@@ -145,13 +162,11 @@ def account_values(driver: Driver, kind: SimulatedKind, trick: str, seed: int, r
     assert isinstance(spec, BleSpec)
     for chunk, events in run.arrived:
         if chunk.channel in spec.subscribe:
-            readings = [event for event in events if isinstance(event, Observation)]
-            faults = [event for event in events if isinstance(event, Fault)]
-            assert len(readings) == 1 or (not readings and faults), f"{chunk.data.hex()} gave {events}"
+            account_value(chunk.data, events)
     kept = [send.data.hex() for send in run.tap.said if send.channel == spec.subscribe[0]]
     found = Counter(identity(driver, reading) for reading in run.readings)
     by_value = {reading.raw: identity(driver, reading) for reading in run.readings}
-    assert len(set(kept)) > 4
+    assert len(set(kept)) > 4, f"too few readings to prove anything: make the simulated {kind.name} busy, see BUSY"
     assert set(kept) <= set(by_value), "each reading the device took was read whole in the end"
     assert len({by_value[value] for value in kept}) == len(set(kept)), "and is one reading"
     if trick in ("drop", "repeat", "stall"):
@@ -160,37 +175,162 @@ def account_values(driver: Driver, kind: SimulatedKind, trick: str, seed: int, r
         assert not run.of(Fault)
 
 
+def account_value(data: bytes, events: list[Event]) -> tuple[list[Observation], list[Fault]]:
+    readings = [event for event in events if isinstance(event, Observation)]
+    faults = [event for event in events if isinstance(event, Fault)]
+    assert len(readings) + (not readings and len(faults)) == 1, f"{data.hex()} gave {events}"
+    assert len(faults) <= 1, f"{data.hex()} gave {faults}"
+    return readings, faults
+
+
+@pytest.mark.parametrize(("driver", "kind"), [pair for pair in PAIRS if shape(pair.values[0]) == "values"])
+def test_every_bit_that_may_flip_in_a_value_is_accounted_for(driver: Driver, kind: SimulatedKind) -> None:
+    assert isinstance(driver.spec, BleSpec)
+    channel = driver.spec.subscribe[0]
+    said = sorted({send.data for send in clean_run(driver.name, 1).tap.said if send.channel == channel})[:3]
+    timeless = 0
+    for data in said:
+        ((whole,), _) = account_value(data, new_session(driver).receive(Chunk(data, START, channel)))
+        for bit in range(8 * len(data)):
+            flipped = bytearray(data)
+            flipped[bit // 8] ^= 1 << bit % 8
+            chunk = Chunk(bytes(flipped), START, channel)
+            readings, faults = account_value(chunk.data, new_session(driver).receive(chunk))
+            if readings and flipped[0] == data[0]:  # the flags, which say what there is, are as they were
+                siteless = bool(whole.context.site) and not readings[0].context.site
+                assert bool(faults) == (siteless or not readings[0].t_device), "what cannot be is not passed over"
+                timeless += not readings[0].t_device
+    assert len(said) == 3
+    assert timeless >= 3 * 5, "the months, days, hours, minutes and seconds that are none"
+
+
 def account_conversation(driver: Driver, kind: SimulatedKind, trick: str, seed: int, run: Run) -> None:
     clean = clean_run(driver.name, seed, NEXT_ROUND_S)
     due = START + (sum(LASTS_S["conversation"]) - NEXT_ROUND_S) * NS
     must = {identity(driver, reading) for reading in clean.readings if reading.received_at < due}
     found = Counter(identity(driver, reading) for reading in run.readings)
-    assert len(must) > 10
+    assert len(must) > 10, f"too few readings to prove anything: make the simulated {kind.name} busy, see BUSY"
     assert must <= set(found), "the same readings, none missing"
     assert set(found) <= {identity(driver, reading) for reading in clean.readings}, "and none of another value"
     assert not clean.of(Fault)
     if trick in ("split", "repeat"):
         assert max(found.values()) == 1, "each once, though a conversation that breaks off begins anew"
-    if trick == "flip":
-        broken = sum(fault.code in DAMAGE for fault in run.of(Fault))
-        flips = run.counts["flip"]
-        assert flips / 2 <= broken <= flips, "each frame with a flipped bit is a fault; two in a row may be one"
+    whole = {send.data: run.heard.count(send.data) for send in run.tap.said}
+    sound = sum(len(frame) * times for frame, times in whole.items())
+    assert sum(map(size, run.faults(*DAMAGE))) == len(run.heard) - sound, "each byte that is of no frame is in a fault"
+    account_answers(run, whole)
+    assert len(run.faults(*GIVEN_UP)) == given_up(run), "a fault for each question without an answer, and no other"
 
 
 NEXT_ROUND_S = 70
 """Within it a meter is asked again for what is new."""
-DAMAGE = {"bad_checksum", "not_a_frame", "truncated"}
+DAMAGE = ("bad_checksum", "not_a_frame", "truncated")
+GIVEN_UP = ("no_answer", "disconnected")
+
+
+def size(fault: Fault) -> int:
+    """Bytes it stands for: what the detail says of a run of rubbish, or the frame itself."""
+    told = re.match(r"(\d+) bytes belong to no frame", fault.detail)
+    return int(told[1]) if told else len(fault.raw)
+
+
+def account_answers(run: Run, whole: dict[bytes, int]) -> None:
+    """`whole`: the device's frames and how often each arrived. Those with an answer are longer than the shortest."""
+    shortest = min(map(len, whole))
+    knock, *said = (send.data for send in run.of(Send))
+    acknowledged = sum(data != knock and len(data) == shortest for data in said)
+    unasked = [fault for fault in run.faults("unexpected_frame") if len(fault.raw) > shortest]
+    answers = sum(times for frame, times in whole.items() if len(frame) > shortest)
+    assert acknowledged + len(unasked) == answers, "each answer is taken, or a fault"
+
+
+def given_up(run: Run) -> int:
+    """How often the host began anew, or went away, after a question and not after an answer."""
+    knock = run.of(Send)[0].data
+    count, asking = 0, False
+    for _, events in run.steps:
+        said = [event.data for event in events if isinstance(event, Send)]
+        for before, data in zip((b"", *said), said, strict=False):
+            count += data == knock and asking and not before  # a goodbye follows an acknowledgement at once
+            if len(data) > len(knock) or data == knock:
+                asking = data != knock
+    return count + asking
+
+
+MISHEARD: dict[str, Callable[[bytes], bytes]] = {
+    "glucometer_ultramini": lambda asked: meter.frame(asked[2], b"\x05\x99\x00"),
+}
+"""By driver of the shape `conversation`: a question as a frame, made into one that no such device knows."""
+
+
+class HardOfHearing(Tap):
+    """Each fifth question is misheard: refused, or taken for the knock at which a conversation begins anew.
+
+    Never the first after a knock: to begin anew there looks like a late answer to the knock, and it is asked again.
+    """
+
+    def __init__(self, device: Any, mishear: Callable[[bytes], bytes], knock: bytes) -> None:
+        super().__init__(device)
+        self._mishear, self._knock = mishear, knock
+        self._asked = self.misheard = 0
+        self._before = knock
+
+    def respond(self, chunk: Chunk) -> list[Send]:
+        before, self._before = self._before, chunk.data
+        if len(chunk.data) > len(self._knock):
+            self._asked += 1
+            if self._asked >= 5 and before != self._knock:
+                self._asked = 0
+                self.misheard += 1
+                chunk = Chunk(self._mishear(chunk.data), chunk.received_at)
+        return super().respond(chunk)
+
+
+@pytest.mark.parametrize("code", ["bad_answer", "disconnected"])
+@pytest.mark.parametrize(("driver", "kind"), [pair for pair in PAIRS if shape(pair.values[0]) == "conversation"])
+def test_every_refusal_and_every_hanging_up_is_a_fault(driver: Driver, kind: SimulatedKind, code: str) -> None:
+    assert driver.name in MISHEARD, f"tests/test_mischief.py, MISHEARD: add how to make {driver.name} refuse a question"
+    (knock,) = (event for event in new_session(driver).start() if isinstance(event, Send))
+    mishear = MISHEARD[driver.name] if code == "bad_answer" else lambda asked: knock.data
+    device = HardOfHearing(make(kind, "", 1)[0], mishear, knock.data)
+    host = host_of(driver, device, START)
+    for step in range(1, 120 * NS // STEP_NS):
+        host.turn(START + step * STEP_NS)
+    faults = [event for _, events in host.arrived for event in events if isinstance(event, Fault)]
+    assert device.misheard > 3
+    assert [fault.code for fault in faults] == [code] * device.misheard
 
 
 def account_stream(driver: Driver, kind: SimulatedKind, trick: str, seed: int, run: Run) -> None:
     clean = clean_run(driver.name, seed)
+    assert not clean.of(Fault)
+    assert len(clean.readings) == sum(LASTS_S["stream"]), "one reading each second"
+    for metric in {array.metric for array in clean.of(SampleArray)}:
+        account_bytes(metric, run, clean)
+        account_readings(metric, run)
     if trick in ("split", "merge", "stall"):
         assert canonical(run.of(SampleArray)) == canonical(clean.of(SampleArray))
-        assert not run.of(Fault)
+        assert [o.quantities for o in run.readings] == [o.quantities for o in clean.readings]
         return
     for metric in {array.metric for array in clean.of(SampleArray)}:
         account_samples(metric, trick, run, clean)
     assert bool(run.of(Fault)) == (trick in ("flip", "all"))
+
+
+def account_bytes(metric: str, run: Run, clean: Run) -> None:
+    sizes = {len(send.data) for send in clean.tap.said}
+    assert len(sizes) == 1, "tests/test_mischief.py: this account is for frames of one size; add one for several"
+    sent, read = (sum(len(a.samples) for a in r.of(SampleArray) if a.metric == metric) for r in (clean, run))
+    frames, rest = divmod(read, sent // len(clean.tap.said))
+    assert rest == 0, "frames are whole"
+    assert sum(map(size, run.of(Fault))) == len(run.heard) - frames * sizes.pop(), "each other byte is in a fault"
+
+
+def account_readings(metric: str, run: Run) -> None:
+    arrays = [array for array in run.of(SampleArray) if array.metric == metric]
+    indices = np.concatenate([array.first_index + np.arange(len(array.samples)) for array in arrays])
+    seconds = np.unique(indices // arrays[0].rate)
+    assert len(run.readings) == len(seconds), "one reading for each second that has samples"
 
 
 def account_samples(metric: str, trick: str, run: Run, clean: Run) -> None:
@@ -259,15 +399,19 @@ def prove_wrong_clock(driver: Driver, run: Run, clean: Run) -> None:
 
 TOLERANCE = {"bp_sys": 0.9, "bp_dia": 0.9, "bp_map": 0.9, "pulse_cuff": 0.0, "temp": 0.08, "glu": 0.0}
 """Half a step of either unit: tenths of a kPa and whole mmHg, tenths of both degrees."""
+ONE_UNIT_ON_THE_WIRE = {"glucometer_ultramini"}
+"""Their unit is the display's alone."""
 
 
 def prove_wrong_unit(driver: Driver, run: Run, clean: Run) -> None:
     assert len(run.readings) == len(clean.readings) > 4
     for ours, theirs in zip(run.readings, clean.readings, strict=True):
         for metric, quantity in ours.quantities.items():
+            assert metric in TOLERANCE, f"tests/test_mischief.py, TOLERANCE: add half a step of {metric}"
             assert quantity.value == pytest.approx(theirs.quantities[metric].value, abs=TOLERANCE[metric])
     units = {q.raw_unit for reading in (*run.readings, *clean.readings) for q in reading.quantities.values()}
-    assert len(units - {"/min"}) == (1 if driver.name == "glucometer_ultramini" else 2), "the meter's wire has one"
+    expected = 1 if driver.name in ONE_UNIT_ON_THE_WIRE else 2
+    assert len(units - {"/min"}) == expected, f"{units}; see ONE_UNIT_ON_THE_WIRE"
 
 
 def prove_low_battery(driver: Driver, run: Run, clean: Run) -> None:

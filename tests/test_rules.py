@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dashboards.readings import shown_value
 from ingest.engine import round_half_up
 from ingest.evaluate import Evaluator, Reading
 from ingest.rules import LEVELS, SHIPPED, RuleSet, load_rules
@@ -104,6 +105,32 @@ def test_the_flag_of_the_pair_names_the_pressure_it_comes_from() -> None:
 def test_diastolic_keeps_its_own_flag_under_a_high_systolic() -> None:
     answer = judge(bp(150, 75))
     assert (seen(answer["bp_sys"]), seen(answer["bp_dia"])) == ("H bp.sbp.stage2", "N")
+
+
+@pytest.mark.parametrize(
+    ("systolic", "expected"),
+    [(139.4, "A bp.sbp.stage1"), (139.5, "H bp.sbp.stage2"), (140, "H bp.sbp.stage2"), (119.4, "N"),
+     (119.5, "A bp.sbp.elevated"), (180.4, "H bp.sbp.stage2"), (180.5, "HH bp.sbp.severe"), (89.5, "N"),
+     (89.4, "L bp.sbp.low"), (79.5, "L bp.sbp.low"), (79.4, "LL bp.sbp.very_low")],
+)  # fmt: skip
+def test_a_pressure_is_judged_as_the_whole_number_that_is_shown(systolic: float, expected: str) -> None:
+    assert seen(judge({"bp_sys": q(systolic)})["bp_sys"]) == expected
+
+
+def test_a_cuff_in_kpa_is_judged_as_it_is_shown() -> None:
+    """18.6 and 10.3 kPa are 139.5 and 77.3 mmHg: the board prints 140/77. 18.5 is 138.8, printed 139."""
+    for systolic, shown, expected in ((18.6, 140.0, "H bp.sbp.stage2"), (18.5, 139.0, "A bp.sbp.stage1")):
+        value = units.convert(systolic, "kPa", "mm[Hg]")
+        answer = judge(bp(value, units.convert(10.3, "kPa", "mm[Hg]")))["bp_sys"]
+        assert answer.value == value, "the rule edits nothing"
+        assert shown_value("bp_sys", value, "Cel") == shown
+        assert seen(answer) == expected
+
+
+def test_a_mean_by_the_formula_is_cut_and_not_rounded() -> None:
+    """94/50: 64.7, below 65, so nobody says that this diastolic is normal."""
+    assert seen(judge(bp(94, 50))["bp_dia"]) == "(no rule for low values)"
+    assert seen(judge(bp(95, 50))["bp_dia"]) == "N"
 
 
 @pytest.mark.parametrize(("mean", "expected"), [(64, "abnormal"), (65, "normal"), (66, "normal")])
@@ -359,6 +386,43 @@ def test_glucose_of_nobody_and_of_the_youngest() -> None:
     assert seen(judge({"glu": glucose(45)}, adult(1))["glu"]) == "LL glu.level2"
 
 
+ANYBODY = {
+    "nobody bound": None, "age not known": adult(None), "newborn": adult(0, age_days=3), "infant": adult(0),
+    "adult": adult(),
+}  # fmt: skip
+HI = Quantity(600.0, "HI", "mg/dL", Validity.ABOVE_RANGE, ">")
+
+
+@pytest.mark.parametrize("by", [DEMO, CLINIC])
+@pytest.mark.parametrize("who", ANYBODY.values(), ids=ANYBODY)
+def test_where_meters_say_hi_is_critical_for_anybody(who: AssociationMessage | None, by: Evaluator) -> None:
+    """The sheet: 600 mg/dL or 33.3 mmol/L and more, and HI, whatever the number beside it converts to."""
+    hi_mmol = glucose(33.3, "mmol/L", validity=Validity.ABOVE_RANGE, comparator=">")
+    for reported in (glucose(600), glucose(601), HI, glucose(33.3, "mmol/L"), glucose(33.4, "mmol/L"), hi_mmol):
+        flag = judge({"glu": reported}, who, by=by)["glu"].flag
+        assert flag is not None, reported
+        assert (flag.interpretation, flag.level, flag.evidence) == ("HH", "critical", "S")
+        assert "laboratory" in flag.text
+
+
+def test_just_below_it_the_patient_decides() -> None:
+    for below in (glucose(599), glucose(33.2, "mmol/L")):
+        found = {name: seen(judge({"glu": below}, who)["glu"]) for name, who in ANYBODY.items()}
+        assert found == {
+            "nobody bound": "(no patient bound)", "age not known": "(age not known)",
+            "newborn": "(no rule for this patient)", "infant": "(no rule for this patient)",
+            "adult": "HH glu.crit_high",
+        }  # fmt: skip
+
+
+def test_the_row_for_anybody_makes_no_high_reading_normal(tmp_path: Path) -> None:
+    """A site that asks whether an infant's glucose is low has not yet asked whether it is very high."""
+    rows = "".join(f'[[rule]]\nid = "{name}"\nmin_age_years = 0\n' for name in ("glu.level2", "glu.level1"))
+    high = '[[rule]]\nid = "glu.high"\nmin_age_years = 0\nop = ">="\nvalue = 500\nvalue_alt = 27.8\n'
+    by = Evaluator(_site(tmp_path, rows + high, "demo"))
+    assert seen(judge({"glu": glucose(450)}, adult(0), by=by)["glu"]) == "(no rule for this patient)"
+
+
 def test_in_a_clinic_glucose_is_never_normal_until_somebody_approves_the_high_limit(tmp_path: Path) -> None:
     """Of the seen sources none gives a high limit that holds without the meal; low and very high ones do."""
     found = {n: seen(judge({"glu": glucose(n)}, by=CLINIC)["glu"]) for n in (53, 69, 104, 450, 600)}
@@ -458,8 +522,8 @@ def test_the_hard_limit_itself_is_a_reading_and_the_sickest_are_flagged(metric: 
 
 
 def test_outside_the_soft_limits_is_never_normal() -> None:
-    newborn = judge({"glu": q(601, "mg/dL")}, adult(0))["glu"]
-    assert seen(newborn) == "(implausible, repeat: outside 20 to 600 mg/dL)"
+    newborn = judge({"bp_sys": q(251)}, adult(0))["bp_sys"]
+    assert seen(newborn) == "(implausible, repeat: outside 70 to 250 mmHg)"
     narrow = judge(bp(100, 86))
     assert seen(narrow["bp_dia"]) == "A bp.dbp.stage1"
     assert seen(judge(bp(119, 3 + 10))["bp_dia"]).startswith("(implausible, repeat")

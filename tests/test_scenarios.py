@@ -1,10 +1,12 @@
 """Each shipped scenario shows what it promises: its devices, drivers, gateway's feeds and ingest, in virtual time."""
 
-from datetime import UTC
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pytest
 
 from drivers.core.feed import DeviceFeed, Output
@@ -20,9 +22,10 @@ from tests.talking import host_of
 from vitals.cli import demo_settings
 from vitals.cli.demo import PARTS
 from vitals.cli.outages import Outages
-from vitals.clock import NS
+from vitals.clock import NS, to_datetime
 from vitals.errors import SettingsError
 from vitals.messages import AlertMessage, AssociationMessage, EventMessage, FlaggedMessage, encode
+from vitals.model import SampleArray
 from vitals.settings import Settings, load
 from vitals.topics import Topics
 
@@ -48,6 +51,8 @@ class Clinic:
         """(second, room, message)."""
         self.alerts: list[tuple[float, str, AlertMessage]] = []
         self.events: list[tuple[str, EventMessage]] = []
+        self.ekg: defaultdict[str, list[Any]] = defaultdict(list)
+        """The counts of each room's trace, in arrays one after the other."""
         self._pipeline = Pipeline(
             TOPICS, load_rules("demo"), session="i", simulated_alarms=settings.ingest.simulated_alarms
         )
@@ -81,6 +86,8 @@ class Clinic:
             host.turn(now)
             arrived, host.arrived = host.arrived, []
             outputs = [feed.take(events) for _, events in arrived if events]
+            traces = [e for _, events in arrived for e in events if isinstance(e, SampleArray) and e.metric == "ekg"]
+            self.ekg[feed.device.room] += [trace.samples for trace in traces]
             for output in (*outputs, feed.tick(now)):
                 messages += self._rows(output, now)
         if messages:
@@ -118,6 +125,11 @@ class Clinic:
 
     def quality(self, room: str) -> set[str]:
         return {bit for _, r, m in self.flagged if r == room for bit in m.quality}
+
+    def unrest(self, room: str, begin_s: int, end_s: int) -> float:
+        """How far one sample of the trace is from the next in these seconds, in counts: half of them are further."""
+        trace = np.concatenate(self.ekg[room])[begin_s * 125 : end_s * 125].astype(float)
+        return float(np.median(np.abs(np.diff(trace))))
 
     def first_alert(self, room: str, priority: str) -> float:
         """The second of the first one; 999: there was none."""
@@ -172,9 +184,13 @@ def test_lead_off(tmp_path: Path) -> None:
     assert [value.value for at, value in rates if 5 < at < 14 and value.value], "a rate before"
     assert "lead_off" in clinic.quality("2")
     assert not any(alert.metric in ("hr_ekg", "hr_device") for _, r, alert in clinic.alerts if r == "2"), "no asystole"
+    assert clinic.unrest("4", 12, 52) > 5 * clinic.unrest("4", 2, 9), "a trace of noise while he moves"
+    assert clinic.unrest("4", 57, 68) < 2 * clinic.unrest("4", 2, 9), "and a calm one after"
     faults = {event.code for room, event in clinic.events if room == "5"}
-    assert faults >= {"not_a_frame"}
-    assert clinic.feeds["monitor-5"].lost_samples > 20
+    assert faults >= {"not_a_frame", "samples_lost"}
+    feed = clinic.feeds["monitor-5"]
+    assert feed.lost_samples > 4 * 2 * 110, "four signals lose a second twice"
+    assert feed.faults.totals["samples_lost"] == 4 * 2
     assert not [event for room, event in clinic.events if room in ("2", "4")]
 
 
@@ -184,6 +200,12 @@ def test_busy_morning(tmp_path: Path) -> None:
     for room in rooms:
         for metric in ("bp_sys", "spo2", "temp", "glu", "hr_ekg", "rr"):
             assert clinic.values(room, metric), f"{metric} of room {room} within a minute"
+    for at, ours in [(m.t, m.t_device) for _, room, m in clinic.flagged if room == "1" and m.kind == "bp"]:
+        ahead = datetime.fromisoformat(ours).replace(tzinfo=UTC) - to_datetime(at)
+        assert abs(ahead - timedelta(days=3)) < timedelta(seconds=5), "its clock is days off, and its reading is not"
+        assert START < at < START + 60 * NS
+    assert {value.raw_unit for _, value in clinic.values("2", "bp_sys")} == {"kPa"}
+    assert [clinic.feeds[f"thermometer-{room}"].info.battery for room in "45"] == [87, 7]
     alarming = {room for _, room, alert in clinic.alerts if alert.priority in ("high", "med")}
     assert 2 <= len(alarming) <= len(rooms) / 2, "neither asleep nor everything red"
     assert {"high", "med"} <= {alert.priority for _, _, alert in clinic.alerts}

@@ -94,10 +94,14 @@ def test_an_unknown_time_zone(tmp_path: Path) -> None:
 def test_a_secret_comes_from_its_file_or_the_environment(tmp_path: Path) -> None:
     (tmp_path / "pw").write_text("s3cret\n", encoding="utf-8")
     assert secret(str(tmp_path / "pw"), "X", {}) == "s3cret"
-    assert secret("", "X", {"X": "env"}) == "env"
+    assert secret("", "X", {"X": " env\n"}) == "env"
     assert secret("", "X", {}) is None
     with pytest.raises(SettingsError, match="cannot be read"):
         secret(str(tmp_path / "none"), "X", {})
+    (tmp_path / "pw").write_bytes(b"s3cret\xff")
+    with pytest.raises(SettingsError, match="UTF-8") as caught:
+        secret(str(tmp_path / "pw"), "X", {})
+    assert "s3cret" not in str(caught.value)
 
 
 def test_every_setting_is_documented() -> None:

@@ -348,6 +348,12 @@ def test_cuff_units_failures_and_clock() -> None:
             metric.respond(Chunk(bytes.fromhex(wrong), START, "2a2b"))
 
 
+@pytest.mark.parametrize(("given", "first"), [({"first_s": 2.0}, 2.0), ({}, 0.5)])
+def test_a_cuff_may_measure_more_than_once_a_second(given: dict[str, Any], first: float) -> None:
+    busy = Cuff(setup("bp_gatt", interval_s=0.5, inflate_s=0.1, advertise_s=0.0, **given))
+    assert busy._due == START + round(first * NS)
+
+
 def test_same_seed_same_cuff() -> None:
     def story(seed: int) -> list[bytes]:
         cuff = Cuff(setup("bp_gatt", seed=seed, interval_s=20.0, advertise_s=1.0))
@@ -507,9 +513,39 @@ def test_each_device_of_the_demo_has_its_reader(tmp_path: Path) -> None:
     )
     read = load(written)
     made = make_all(read.simulate, START, ZoneInfo("UTC"))
-    assert Counter(device.kind for device, _ in made) == dict.fromkeys(load_all(), 9)
+    assert Counter(device.kind for device, _ in made) == {fitting.kind: 9 for fitting in demo_settings.FITTINGS}
     simulated = {(d.kind, d.room, d.address, d.link) for d, _ in made}
     assert simulated == {(d.driver, d.room, d.address, d.port) for d in read.gateway.devices}
+
+
+def bytes_of_a_clinic(folder: Path) -> dict[str, bytes]:
+    """What the lines of a demo in that folder send in its first minute, by kind and room."""
+    written = demo_settings.write(
+        folder, scenario.load("lead-off"), board_port=1, broker_port=2, window=10, seed=3
+    )  # fmt: skip
+    sent = {}
+    for device, simulator in make_all(load(written).simulate, START, ZoneInfo("UTC")):
+        if device.link:
+            knocked = simulator.respond(Chunk(bytes.fromhex("020608030cae") if "glu" in device.kind else b"", START))
+            sends = [*knocked, *(send for s in range(60) for send in simulator.advance(START + s * NS))]
+            sent[f"{device.kind} {device.room}"] = b"".join(send.data for send in sends)
+    return sent
+
+
+def test_equal_seeds_are_equal_clinics_in_whatever_folder(tmp_path: Path) -> None:
+    one, other = bytes_of_a_clinic(tmp_path / "one"), bytes_of_a_clinic(tmp_path / "a" / "longer" / "name")
+    assert one == other
+    boards = {data for name, data in one.items() if name.startswith("ekg_openview")}
+    assert len(boards) == 6, "and each room's is its own"
+    assert min(map(len, boards)) > 20 * 125 * 27
+
+
+def test_two_of_a_kind_in_a_room_are_not_the_same() -> None:
+    devices = [
+        SimulatedDevice(kind="glucometer_ultramini", room=room, link=f"/{room}{n}") for room in "ab" for n in (1, 2)
+    ]
+    made = make_all(Simulate(devices=devices), START, ZoneInfo("UTC"))
+    assert len({simulator.serial for _, simulator in made}) == 4  # type: ignore[attr-defined]
 
 
 @pytest.mark.air

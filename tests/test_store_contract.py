@@ -192,6 +192,17 @@ def test_an_evaluation_of_a_refused_reading_is_not_kept(store: Store) -> None:
     assert [m.values["bp_sys"].value for m in store.latest("4")] == [118.0]
 
 
+def test_a_reading_that_comes_by_another_gateway_is_not_judged_twice(store: Store) -> None:
+    first = observation_row()
+    store.append([first, evaluation_row(of=first.message)])
+    other = observation_row(at=Address("gateway-2", "4", "cuff-1"))
+    again = evaluation_row(of=other.message)
+    again = msgspec.structs.replace(again, message=msgspec.structs.replace(again.message, gateway="gateway-2"))
+    assert words(store.append([other, again])) == ["duplicate", "duplicate"]
+    assert store.counts()["evaluation"] == 1
+    assert [m.gateway for m in store.latest("4")] == ["gateway-1"]
+
+
 def test_a_second_download_in_a_later_visit_is_not_that_patients_newest(store: Store) -> None:
     """The first determined time wins: another skew estimate, another room, and no evaluation is added."""
     first = observation_row()

@@ -1,6 +1,7 @@
 """Which store the settings mean, and what is wrong with settings that mean none."""
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def test_files_are_beside_the_settings(tmp_path: Path) -> None:
 
 def test_the_token_comes_from_its_file_or_the_environment(tmp_path: Path) -> None:
     bare = written(tmp_path, INFLUX)
-    assert place(bare, {"VITALS_INFLUX_TOKEN": "from-environment"}).token == "from-environment"
+    assert place(bare, {"VITALS_INFLUX_TOKEN": "from-environment\n"}).token == "from-environment"
     assert place(bare, {}).token == ""
     with_file = written(tmp_path, INFLUX + 'token_file = "token"\norg = "clinic"\ngzip = true')
     with pytest.raises(SettingsError, match="cannot be read"):
@@ -77,6 +78,17 @@ def test_the_token_comes_from_its_file_or_the_environment(tmp_path: Path) -> Non
     (tmp_path / "token").write_text("from-file\n")
     found = place(with_file, {"VITALS_INFLUX_TOKEN": "from-environment"})
     assert (found.token, found.org, found.gzip, found.bucket) == ("from-file", "clinic", True, "vitals")
+
+
+@pytest.mark.parametrize("token", ["s3cret\nline2", "s3cret\u2013x", "s3cret\x00"])
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(tmp_path: Path, token: str) -> None:
+    with pytest.raises(SettingsError, match="VITALS_INFLUX_TOKEN") as caught:
+        place(written(tmp_path, INFLUX), {"VITALS_INFLUX_TOKEN": token})
+    assert "s3cret" not in str(caught.value)
+    (tmp_path / "token").write_text(token, encoding="utf-8")
+    with pytest.raises(SettingsError, match=re.escape(str(tmp_path / "token"))) as caught:
+        place(written(tmp_path, INFLUX + 'token_file = "token"'), {})
+    assert "s3cret" not in str(caught.value)
 
 
 def test_each_kind_opens_its_own(tmp_path: Path) -> None:

@@ -57,6 +57,17 @@ def test_bytes_lost_without_a_trace_are_counted_as_a_gap() -> None:
     assert (line.at(5000 + shift) - START) / NS == pytest.approx(5000 / 125.0 + hole_s, abs=0.03)
 
 
+@pytest.mark.parametrize(("true_rate", "slower"), [(123.75, 0.0101), (126.25, -0.0099), (125.0, 0.0)])
+def test_the_pace_is_told_after_a_minute_whatever_the_jitter(true_rate: float, slower: float) -> None:
+    line = TimeLine(125.0)
+    for second in range(1, 58):
+        line.observe(round(second * true_rate), START + second * NS)
+    assert line.off_pace is None
+    line = TimeLine(125.0)
+    feed(line, 80, rate=125.0, true_rate=true_rate, jitter_s=0.02)
+    assert line.off_pace == pytest.approx(slower, abs=5e-4)
+
+
 def test_by_samples_time_runs_with_the_index() -> None:
     line = TimeLine(360.0, by_samples=True)
     line.observe(360, START)

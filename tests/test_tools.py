@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import signal
+import stat
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
 from bleak.exc import BleakBluetoothNotAvailableError, BleakBluetoothNotAvailableReason
 
 from drivers.core import registry
@@ -27,6 +31,8 @@ from tests.vectors import Step, Vector
 from vitals import log
 from vitals.cli import decoding, main
 from vitals.cli.event_json import event_line
+from vitals.cli.plain import toml_table, toml_text
+from vitals.driver import OptionValue
 from vitals.model import Fault, Observation, Quantity, SampleArray
 from vitals.settings import load
 
@@ -41,6 +47,7 @@ def vitals(
 ) -> Iterator[Callable[..., Run]]:
     """`vitals ARGUMENTS` in this process, in an empty folder."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    umask = os.umask(0o022)
     monkeypatch.setattr(log, "set_up", lambda _level: None)
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("VITALS_")]:
@@ -55,6 +62,7 @@ def vitals(
         return Run(int(ended.value.code or 0), out, err)
 
     yield run
+    os.umask(umask)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -159,7 +167,7 @@ def test_a_characteristic_may_be_short_or_long_and_stand_in_front(vitals: Vitals
     assert events(by_option)[0]["quantities"]["bp_sys"]["value"] == 138
 
 
-@pytest.mark.parametrize("text", ["0A FA 14", "0a:fa:14", "0x0a 0xFA 0x14", "0afa14", " 0afa 14\n"])
+@pytest.mark.parametrize("text", ["0A FA 14", "0a:fa:14", "0x0a 0xFA 0x14", "0afa14", " 0afa 14\n", "0x0afa 14"])
 def test_bytes_may_be_written_in_many_ways(vitals: Vitals, text: str) -> None:
     assert events(vitals("decode", "ekg_openview", text))[0]["raw"] == "0afa14"
 
@@ -194,6 +202,16 @@ def test_options_reach_the_driver(vitals: Vitals) -> None:
         (("ekg_openview", "--channel", "2a35", "16"), "no --channel"),
         (("ekg_openview", "0a f"), "'0a f'"),
         (("ekg_openview", "xy"), "'xy'"),
+        (("ekg_openview", "1 6"), "'1' in '1 6'"),
+        (("ekg_openview", "0x1 0x6"), "'0x1'"),
+        (("ekg_openview", "1:6"), "'1:6'"),
+        (("ekg_openview", "161:604"), "'161:604'"),
+        (("ekg_openview", "16::04"), "'16::04'"),
+        (("bp_gatt", "2a35:1 6"), "'1' in '1 6'"),
+        (("glucometer_ultramini", "2a35:00"), "which has no channels"),
+        (("glucometer_ultramini", "00002a35-0000-1000-8000-00805f9b34fb:00"), "which has no channels"),
+        (("bp_gatt", "--capture", "x.jsonl", "--channel", "zz"), "--channel zz"),
+        (("bp_gatt", "--capture", "x.jsonl", "--at", "2026-11-24T09:00:00Z"), "without --channel and --at"),
         (("ekg_openview", ""), "no digits"),
         (("ekg_openview",), "standard input"),
         (("ekg_openview", "00", "--capture", "x.jsonl"), "both"),
@@ -201,6 +219,7 @@ def test_options_reach_the_driver(vitals: Vitals) -> None:
         (("ekg_openview", "--option", "rate_hz=fast", "00"), "rate_hz=float"),
         (("ekg_openview", "--option", "uv_per_count=nan", "00"), "uv_per_count=float"),
         (("ekg_openview", "--option", "rate_hz=0", "00"), "above 0"),
+        (("ekg_openview", "--option", "rate_hz=1e300", "00"), "above 0 and below 100000, got 1e+300"),
         (("ekg_openview", "--option", "colour=red", "00"), "'colour=red'"),
         (("bp_gatt", "--option", "colour=red", "2a35:00"), "no options"),
         (("ekg_openview", "--at", "2026-11-24T09:00:00", "00"), "zone"),
@@ -404,6 +423,78 @@ def test_without_bluetooth_the_serial_lines_are_listed_all_the_same(
     run = vitals("scan")
     assert "no adapter" in refused(run, 5), "the settings count on it"
     assert "FT232R USB UART" in run.stdout
+
+
+class Stranger:
+    """An advertiser whose name would write on the screen, and a serial adapter that does the same."""
+
+    NAME = 'x\x1b[2J\u202e\x9b1m\n\n[[gateway.devices]]\nname = "mine"\r\x00'
+
+    def __init__(self, detection_callback: Any, **_options: Any) -> None:
+        self._heard = detection_callback
+
+    async def __aenter__(self) -> None:
+        uuid = "00001810-0000-1000-8000-00805f9b34fb"
+        data = AdvertisementData(self.NAME, {}, {}, [uuid], None, -40, ())
+        self._heard(BLEDevice("C0:00:00:00:00:09", self.NAME, None), data)
+
+    async def __aexit__(self, *_exc_info: object) -> None: ...
+
+
+class StrangePort(Port):
+    device = '/dev/tty"\n\u009b\\'
+    description = "A\x1b]0;owned\x07\nB"
+
+
+def test_what_a_stranger_calls_itself_stays_on_its_line(
+    tmp_path: Path, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearby, "BleakScanner", Stranger)
+    monkeypatch.setattr(nearby.list_ports, "comports", lambda: [StrangePort()])
+    text = vitals("scan", "--seconds", "0.1").stdout
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert '  C0:00:00:00:00:09, x?[2J??1m??[[gateway.devices]]?name = "mine"??, -40 dBm, bp_gatt\n' in text
+    assert '  /dev/tty"??\\, A?]0;owned??B, 0403:6001' in text
+    pasted = tmp_path / "pasted.toml"
+    pasted.write_text(text.partition("For the settings file")[2].partition("\n\n")[2], encoding="utf-8")
+    devices = tomllib.loads(pasted.read_text(encoding="utf-8"))["gateway"]["devices"]
+    assert [device.get("port") for device in devices] == [StrangePort.device, None]
+    assert [device["name"] for device in devices] == ["ekg-1", "bp-1"]
+    found = json.loads(vitals("scan", "--seconds", "0.1", "--json").stdout)
+    assert [found["bluetooth"]["devices"][0]["name"].isprintable(), found["serial"][0]["port"]] == [
+        True,
+        StrangePort.device,
+    ]
+
+
+TEXTS = ["", "plain", 'a"b\\c', "line\nline", "\x00\x1f\x7f\x9b\u202e", "Müller 🙂", "\U000e0001"]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_a_string_of_the_settings_file_reads_back_and_stays_on_its_line(text: str) -> None:
+    written = toml_text(text)
+    assert written.isprintable()
+    assert tomllib.loads(f"x = {written}") == {"x": text}
+    assert tomllib.loads(f"x = {toml_table({text: text})}") == {"x": {text: text}}
+
+
+def test_an_inline_table_keeps_its_kinds() -> None:
+    values: dict[str, OptionValue] = {"on": True, "rate": 250.0, "n": 3, "lead": "II"}
+    found = tomllib.loads(f"x = {toml_table(values)}")["x"]
+    assert found == values
+    assert [type(value) for value in found.values()] == [bool, float, int, str]
+    assert toml_table({}) == "{}"
+
+
+def test_no_command_makes_a_file_for_anybody_but_its_owner(tmp_path: Path, vitals: Vitals) -> None:
+    os.umask(0)
+    vitals("devices")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "x").write_text("", encoding="utf-8")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "made", tmp_path / "made" / "x")] == [
+        0o700,
+        0o600,
+    ]
 
 
 def test_scan_of_an_air_that_is_not_there(tmp_path: Path, vitals: Vitals) -> None:

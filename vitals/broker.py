@@ -37,8 +37,8 @@ SESSION_EXPIRY_S: Final = 3600
 MAX_TOLD: Final = 64
 """Topics a denial was logged for by name; further ones are counted."""
 MAX_TAKEN: Final = 500_000
-"""Bytes of payload after which `take` takes no more: some 1,200 readings. A backlog comes in packs, and hundreds of packs
-at once would keep a fresh reading waiting for seconds."""
+"""Bytes of payload after which `take` takes no more: some 1,200 readings. A backlog comes in packs, and hundreds of
+packs at once would keep a fresh reading waiting for seconds."""
 READ: Final = 65_536
 """Bytes asked of the socket at a time: some 150 readings."""
 _log = Log("broker")

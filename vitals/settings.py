@@ -373,10 +373,16 @@ def _absolute(section: S, base: Path) -> S:
 def secret(file: str, env: str, environ: Mapping[str, str] = os.environ) -> str | None:
     """A secret from the file a setting names, else from the environment, else None. Never logged."""
     if not file:
-        return environ.get(env)
+        found = environ.get(env)
+        return found if found is None else found.strip()
     warn_if_open(file)
     try:
         return Path(file).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise SettingsError(
+            f"The secret file {file} cannot be read.", expected="text in UTF-8", found="other bytes",
+            do="Write the secret to it as plain text.",
+        ) from None  # fmt: skip
     except OSError as error:
         raise SettingsError(
             f"The secret file {file} cannot be read.", expected="a readable file with the secret in it",

@@ -11,6 +11,7 @@ patient data.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from vitals.errors import VitalsError
 from vitals.model import Chunk, Event, Send
 
 VERSION: Final = 2
+LATEST: Final[Instant] = 2**63 - 1
+"""A time of the file beyond 64 bits is damage."""
 _CHANNEL: Final = re.compile(r"[0-9a-f]{4}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -55,7 +58,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Capture:
-    """Appends what happens on one link to a file of its own, named after device and start."""
+    """Appends what happens on one link to a file of its own, named after device and start, for its owner only."""
 
     def __init__(
         self,
@@ -68,10 +71,9 @@ class Capture:
         simulated: bool,
         options: Mapping[str, OptionValue] | None = None,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         stamp = iso(now).replace(":", "").replace(".", "")
-        self.path = folder / f"{device}-{stamp}.jsonl"
-        self._file: IO[str] = self.path.open("a", encoding="utf-8")
+        self.path, self._file = _new_file(folder, f"{device}-{stamp}")
         head = Head(VERSION, driver, address, simulated, dict(options or {}), now)
         self._write(msgspec.to_builtins(head))
 
@@ -92,6 +94,17 @@ class Capture:
     def _write(self, entry: dict[str, object]) -> None:
         self._file.write(json.dumps(entry, separators=(",", ":")) + "\n")
         self._file.flush()
+
+
+def _new_file(folder: Path, stem: str) -> tuple[Path, IO[str]]:
+    """Never one that is there: `iso` tells milliseconds, and a second head in a file makes it unreadable."""
+    path, number = folder / f"{stem}.jsonl", 1
+    while True:
+        try:
+            return path, os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
+        except FileExistsError:
+            number += 1
+            path = folder / f"{stem}-{number}.jsonl"
 
 
 class Recording:
@@ -148,7 +161,7 @@ def take(session: Session, step: Step) -> list[Event]:
 def _step(path: Path, number: int, line: bytes) -> Step:
     try:
         entry: dict[str, Any] = json.loads(line)
-        at, channel = int(entry["t"]), str(entry.get("ch", ""))
+        at, channel = _instant(entry["t"]), str(entry.get("ch", ""))
         if channel and not _CHANNEL.fullmatch(channel):
             raise ValueError(f"no characteristic {channel!r}")
         if "tick" in entry:
@@ -156,9 +169,15 @@ def _step(path: Path, number: int, line: bytes) -> Step:
         if "sent" in entry:
             return Sent(at, Send(bytes.fromhex(entry["sent"]), channel))
         return Chunk(bytes.fromhex(entry["hex"]), at, channel)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         found = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise VitalsError(
             f"{path}, line {number}, cannot be read.", expected='{"t": ns, "hex": "..."}', found=found,
             do="Cut the file before this line: a gateway that was killed leaves half a line.",
         ) from None  # fmt: skip
+
+
+def _instant(found: object) -> Instant:
+    if type(found) is not int or not 0 <= found <= LATEST:
+        raise ValueError(f"{str(found)[:40]} is no time in ns")
+    return found

@@ -33,6 +33,8 @@ IDLE_FLUSH_S: Final = 2
 """A pack that waits this long for its second to fill goes out short: the stream has paused."""
 CLOCK_STEP_S: Final = 1.0
 """Slewing (500 ppm) moves a clock by far less between two chunks; a step of NTP or of a person is more."""
+OFF_PACE: Final = 0.005
+"""What a ceramic resonator may be off. Beyond it a person is told: lost samples can look like a slow clock."""
 SHOWN_LIVE: Final = frozenset({"ekg"})
 """Signals that go on the wave lane; the others are stored only."""
 
@@ -54,6 +56,7 @@ class _Stream:
         self.shift = 0
         self.reached: Instant = 0
         """Where the newest pack began."""
+        self.pace_told = False
 
 
 class DeviceFeed:
@@ -189,10 +192,22 @@ class DeviceFeed:
             stream.shift += lost
             self.fault("samples_lost", f"{lost} samples of {array.metric} never arrived", b"", array.received_at)
             array = msgspec.structs.replace(array, first_index=array.first_index + lost)
+        self._tell_pace(stream, array)
         output.drafts.extend(self._strip(stream, pack) for pack in stream.strips.push(array))
         if array.metric in SHOWN_LIVE and not self.device.historical:
             for pack in stream.waves.push(array):
                 output.live.append((self._topic["wave"], encode(self._pack(stream, pack))))
+
+    def _tell_pace(self, stream: _Stream, array: SampleArray) -> None:
+        off = stream.line.off_pace
+        if stream.pace_told or off is None or abs(off) < OFF_PACE:
+            return
+        stream.pace_told = True
+        how = "slower than stated: a slow clock, or samples lost"
+        if off < 0:
+            how = "faster than stated: a fast clock, or samples sent twice"
+        detail = f"{array.metric} comes {abs(off):.1%} {how}"
+        self.fault("off_pace", detail, b"", array.received_at)
 
     def _pack(self, stream: _Stream, pack: Pack) -> StripMessage:
         return strip_message(

@@ -4,6 +4,9 @@ Latency only ever adds, so the truth is the lower edge of the arrivals: of each 
 counts, and a least-squares line runs through those of the last minute. So jitter of the host does not bend the trace,
 and a board whose crystal is off by a percent keeps its true rate. When the edge itself steps later and stays there,
 samples were lost without a trace in the bytes (a serial buffer overran): that many are counted as a gap.
+
+What this cannot tell apart: single samples lost evenly all the time, and a slow crystal. Either bends the line. It is
+followed, since crystals are the common case, and `off_pace` says how far, so that it does not pass in silence.
 """
 
 from collections import deque
@@ -36,6 +39,8 @@ class TimeLine:
         self._second: tuple[int, int, float] | None = None
         self._offset = 0.0
         self._slope = 1.0 / rate
+        self._excess = 0.0
+        """Seconds a sample by which the fit is longer than nominal, believed or not."""
         self._late_seconds = 0
 
     def observe(self, end_index: int, received: Instant) -> int:
@@ -58,6 +63,14 @@ class TimeLine:
             if len(self._edge) < SETTLE:
                 self._offset = min(self._offset, offset)
         return 0
+
+    @property
+    def off_pace(self) -> float | None:
+        """Share by which samples came slower (+) or faster (-) than the nominal rate over the last `WINDOW` seconds.
+
+        None until so many were seen. Samples counted as lost are not missing from it.
+        """
+        return self._excess * self._rate if len(self._edge) == WINDOW else None
 
     def at(self, index: int) -> Instant:
         """When sample `index` was taken. Raises ValueError before the first `observe`."""
@@ -82,6 +95,7 @@ class TimeLine:
             self._offset = float(offset.min())
             return
         excess, self._offset = (float(v) for v in np.polyfit(index, offset, 1))
+        self._excess = excess
         limit = MAX_SLOPE_ERROR / self._rate
         if abs(excess) > limit:
             excess, self._offset = 0.0, float(offset.min())

@@ -117,7 +117,13 @@ async def _reasoned(call: Awaitable[Any], reason: LossReason) -> Any:
     try:
         return await call
     except (BleakError, OSError, TimeoutError, EOFError) as error:
-        raise LinkLost(reason, str(error) or type(error).__name__) from None
+        raise LinkLost(reason, said(error)) from None
+
+
+def said(error: Exception) -> str:
+    """Its words. Some of bleak's are a text and a reason code, which prints as a tuple; the text is told."""
+    as_tuple = len(error.args) > 1 and type(error).__str__ is BaseException.__str__
+    return str(error.args[0] if as_tuple else error) or type(error).__name__
 
 
 class BleTransport:
@@ -152,7 +158,7 @@ class BleTransport:
         try:
             offered = {short_uuid(c.uuid) for c in client.services.characteristics.values()}
         except BleakError as error:  # the link broke before the table was read
-            raise LinkLost(LossReason.LINK_LOST, str(error)) from None
+            raise LinkLost(LossReason.LINK_LOST, said(error)) from None
         if self._spec.subscribe[0] not in offered:
             raise LinkLost(LossReason.SERVICE_MISSING, f"no characteristic {self._spec.subscribe[0]} in {offered}")
         for channel in self._spec.read:
@@ -168,7 +174,7 @@ class BleTransport:
             data = await client.read_gatt_char(long_uuid(channel))
         except (BleakError, OSError, EOFError) as error:
             if not client.is_connected:
-                raise LinkLost(LossReason.LINK_LOST, str(error)) from None
+                raise LinkLost(LossReason.LINK_LOST, said(error)) from None
             _log.warning("value not readable", channel=channel, address=self.address, error=error)
             return
         self._chunks.put_nowait(Chunk(bytes(data), self._clock.now(), channel))

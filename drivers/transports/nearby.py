@@ -11,7 +11,7 @@ from bleak.exc import BleakError
 from serial.tools import list_ports
 
 from drivers.core.link import LinkLost, LossReason
-from drivers.transports.ble import Backend, short_uuid
+from drivers.transports.ble import Backend, said, short_uuid
 
 BY_ID: Final = Path("/dev/serial/by-id")
 """Names that stay the same when an adapter is plugged in elsewhere (Linux with udev)."""
@@ -62,8 +62,6 @@ async def advertisers(backend: Backend, seconds: float) -> list[Advertiser]:
             await asyncio.sleep(seconds)
     except FileNotFoundError:
         raise LinkLost(LossReason.RADIO_OFF, "this computer runs no Bluetooth service") from None
-    except BleakError as error:  # some are a text and a reason, and look like a tuple when printed
-        raise LinkLost(LossReason.RADIO_OFF, str(error.args[0]) if error.args else type(error).__name__) from None
-    except (OSError, TimeoutError, EOFError) as error:
-        raise LinkLost(LossReason.RADIO_OFF, str(error) or type(error).__name__) from None
+    except (BleakError, OSError, TimeoutError, EOFError) as error:
+        raise LinkLost(LossReason.RADIO_OFF, said(error)) from None
     return sorted(heard.values(), key=lambda found: -found.rssi)

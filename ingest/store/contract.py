@@ -67,11 +67,31 @@ class EvaluationRow(msgspec.Struct, frozen=True):
 Row: TypeAlias = ObservationRow | StripRow | EventRow | EvaluationRow
 
 
+MAX_REASON: int = 256
+"""Characters; a reason goes to the gateway, and is kept there for a person to read."""
+
+
 class RowOutcome(NamedTuple):
-    """What became of one row. `refused` is final and has a reason."""
+    """What became of one row. `refused` is final and has a reason: its kind, or `kind: detail`.
+
+    There are a few kinds, which are counted; details are the senders' and the server's, and without end.
+    """
 
     outcome: Literal["stored", "duplicate", "refused"]
     reason: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.reason.partition(": ")[0]
+
+
+def refusal(kind: str, detail: object) -> RowOutcome:
+    """`kind` has no colon."""
+    return RowOutcome("refused", f"{kind}: {detail}"[:MAX_REASON])
+
+
+IMPOSSIBLE = "cannot be stored"
+REFUSED_BY_STORE = "refused by the store"
 
 
 STORED = RowOutcome("stored")

@@ -14,8 +14,9 @@ from influxdb_client.client.write_api import SYNCHRONOUS
 from influxdb_client.rest import ApiException
 from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
 
-from ingest.store.contract import StoreDown
+from ingest.store.contract import MAX_REASON, StoreDown
 from ingest.store.influxql import NoAnswer, Record, records
+from vitals.clock import NS, Clock, SystemClock
 
 TIMEOUT_S: Final = 5.0
 """Of one request. Ingest's loop waits for it, and says so on the board after it."""
@@ -23,6 +24,7 @@ WRITE_BYTES: Final = 4_000_000
 """Of one request: InfluxDB 3 takes 10 MB as delivered, 1 takes 25 MB."""
 MAX_RETRY_AFTER_S: Final = 60.0
 """A server that asks for more is asked after this all the same: receipts are waited for."""
+READ_BYTES: Final = 1 << 16
 _REFUSING: Final = frozenset({400, 413, 422})
 _WORDS: Final = {401: "refuses the token", 403: "refuses the token", 404: "does not have the bucket"}
 T = TypeVar("T")
@@ -50,8 +52,10 @@ class Refused(Exception):
 class Bucket:
     """One kept-alive connection to one bucket. Nothing is sent before the first call."""
 
-    def __init__(self, place: Place, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, place: Place, *, timeout_s: float = TIMEOUT_S, clock: Clock | None = None) -> None:
         self.place = place
+        self._timeout_s = timeout_s
+        self._clock = clock or SystemClock()
         self._client = InfluxDBClient(
             place.url, place.token, timeout=round(timeout_s * 1000), enable_gzip=place.gzip, org=place.org or "-",
             ssl_ca_cert=place.ca_file or None,
@@ -93,11 +97,19 @@ class Bucket:
         return self._call("GET", statement)
 
     def _call(self, method: str, statement: str) -> str:
+        until = self._clock.monotonic() + round(self._timeout_s * NS)
         response: Any = self._client.api_client.call_api(
             "/query", method, query_params=[*self._params, ("q", statement)], _preload_content=False,
             _return_http_data_only=True,
         )  # fmt: skip
-        body: bytes = response.data
+        body = bytearray()
+        # The client's own bound is of each read: a server that drips would hold us for as long as it likes.
+        while part := response.read1(READ_BYTES):
+            body += part
+            if self._clock.monotonic() > until:
+                response.close()
+                raise StoreDown(f"InfluxDB at {self.place.url} does not answer in time")
+        response.release_conn()
         return body.decode()
 
     def _ask(self, request: Callable[[], T]) -> T:
@@ -130,7 +142,7 @@ def _reason(error: ApiException) -> str:
     body = error.body
     try:
         told = msgspec.json.decode(body or "", type=dict[str, Any])
-        return str(told.get("message") or told.get("error") or "")
+        return _without_the_point(_one_line(told.get("message") or told.get("error") or ""))
     except msgspec.MsgspecError:
         return "too large" if error.status == 413 else ""
 
@@ -146,6 +158,17 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def _without_the_point(reason: str) -> str:
+    """Up to the line it quotes: reasons go to logs and to the board, and a line is a patient's reading.
+
+    InfluxDB puts names in double quotes, and lines, keys and values in single ones.
+    """
+    cut = reason.partition("'")[0].strip()[:MAX_REASON]
+    return cut or (reason and "no words but the line's")
+
+
 def _cause(error: BaseException) -> str:
     """The innermost reason, without the addresses of objects that urllib3 puts before it."""
+    if isinstance(error, ValueError):
+        return f"the request cannot be sent ({type(error).__name__})"  # its words may quote the token
     return str(error).rpartition(">: ")[2] or type(error).__name__

@@ -3,9 +3,21 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias, TypeVar
 
-from ingest.store.contract import CONFLICT, DUPLICATE, EvaluationRow, ObservationRow, Row, RowOutcome, StripRow
-from ingest.store.ledger import Kept, Ledger
-from ingest.store.points import BUMPS, Draft, reading_digest
+import msgspec
+
+from ingest.store.contract import (
+    CONFLICT,
+    DUPLICATE,
+    Address,
+    EvaluationRow,
+    ObservationRow,
+    Row,
+    RowOutcome,
+    StripRow,
+)
+from ingest.store.ledger import RELEASED, Kept, Ledger
+from ingest.store.points import BUMPS, Draft, draft, reading_digest, reading_lane
+from vitals.clock import Instant
 from vitals.messages import ObservationMessage
 
 CROWDED = RowOutcome("refused", f"more than {BUMPS} rows want one nanosecond")
@@ -20,6 +32,37 @@ Seen: TypeAlias = dict[str, dict[int, Taken]]
 def promised_as(before: Kept, one: Draft) -> bool:
     """Whether writing this reading now would write the very point that was promised."""
     return (before.lane, before.t, before.same) == (one.lane, one.t, one.same)
+
+
+def as_promised(one: Draft, kept: Mapping[str, Kept], firsts: Mapping[str, Instant]) -> Draft:
+    """A reading or its evaluation, at the time that the same reading was promised and may yet be written at.
+
+    A write that nobody waited for can land later than the one that repeats it: at another time it would be a double.
+    `firsts`: the time of each reading's first copy in the batch. Only that one is moved; what has a third time is a
+    later download's, and stays beside the reading.
+    """
+    row = one.row
+    if isinstance(row, ObservationRow):
+        lane, reading = one.lane, row.message
+    elif isinstance(row, EvaluationRow) and row.reading is not None:
+        lane, reading = _lane_of_reading(row), row.reading
+    else:
+        return one
+    before = kept.get(reading.id)
+    if before is None or before.stored or before.t in (RELEASED, reading.t_determined):
+        return one
+    if firsts.get(reading.id) != reading.t_determined:
+        return one
+    if (before.lane, before.same) != (lane, reading_digest(reading)):
+        return one
+    dated = msgspec.structs.replace(reading, t_determined=before.t)
+    if isinstance(row, ObservationRow):
+        return draft(ObservationRow(row.address, dated))
+    return draft(msgspec.structs.replace(row, message=msgspec.structs.replace(row.message, t=before.t), reading=dated))
+
+
+def _lane_of_reading(row: EvaluationRow) -> str:
+    return reading_lane(Address(row.message.gateway, row.room, row.message.device))
 
 
 class Plan:
@@ -99,8 +142,8 @@ class Plan:
         leader, kept = self._readings.get(row.message.id, (None, self._kept.get(row.message.id)))
         if leader is not None:
             self._leaders[number] = leader
-        as_judged = (row.room, row.message.t, self._digest(row.reading, leader))
-        if kept and (kept.stored or leader is not None) and (kept.room, kept.t, kept.same) == as_judged:
+        as_judged = (_lane_of_reading(row), row.message.t, self._digest(row.reading, leader))
+        if kept and (kept.stored or leader is not None) and (kept.lane, kept.t, kept.same) == as_judged:
             return True
         self.outcomes[number] = DUPLICATE
         return False
@@ -138,6 +181,12 @@ class Plan:
         for no, (n, one, _) in enumerate(self.written(EvaluationRow), self._first_no):
             if n not in refused and self._leaders.get(n) not in refused:
                 yield n, one, no
+
+    def met(self) -> Iterator[tuple[int, Draft, StripRow]]:
+        """Strips that were there already, equal to what came: written by an append whose answer was lost."""
+        for n, one in self._drafts.items():
+            if isinstance(one.row, StripRow) and self.outcomes.get(n) == DUPLICATE and n not in self._leaders:
+                yield n, one, one.row
 
     # -- afterwards --------------------------------------------------------------------------------------------------
 

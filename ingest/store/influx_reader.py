@@ -41,7 +41,7 @@ class InfluxReader:
         by_metric: dict[str, list[Record]] = {}
         for point in self._bucket.query(query):
             by_metric.setdefault(point["metric"], []).append(point)
-        known: dict[int, FlaggedMessage | None] = {}
+        known: dict[tuple[Instant, str], FlaggedMessage | None] = {}
         for points in by_metric.values():
             points.sort(key=lambda p: (p["t"], p["id"], p["no"]), reverse=True)
             # Values are written before their evaluation: one without it is half of a row that is still to come.
@@ -49,14 +49,20 @@ class InfluxReader:
         found = {id(message): message for message in known.values() if message is not None}
         return sorted(found.values(), key=lambda m: (m.t, m.id))
 
-    def _evaluation(self, room: str, point: Record, known: dict[int, FlaggedMessage | None]) -> FlaggedMessage | None:
-        """The evaluation a value belongs to; it has the value's time and number."""
-        number, at = point["no"], point["time"]
-        if number not in known:
-            rows = self._bucket.query(select('"no", "message"', "evaluation", (("room", room),), start=at, stop=at))
-            messages = [_FLAGGED.decode(row["message"]) for row in rows if row["no"] == number]
-            known[number] = messages[0] if messages else None
-        return known[number]
+    def _evaluation(
+        self, room: str, point: Record, known: dict[tuple[Instant, str], FlaggedMessage | None]
+    ) -> FlaggedMessage | None:
+        """The evaluation a value belongs to; it has the value's time and reading.
+
+        Not always its number: a write whose answer was lost may land after the one that repeated it.
+        """
+        at, reading = point["time"], point["id"]
+        if (at, reading) not in known:
+            where = (("room", room), ("id", reading))
+            rows = self._bucket.query(select('"no", "message"', "evaluation", where, start=at, stop=at))
+            newest = max(rows, key=lambda row: row["no"], default=None)
+            known[at, reading] = _FLAGGED.decode(newest["message"]) if newest else None
+        return known[at, reading]
 
     def history(self, room: str, metric: str, since: Instant) -> list[HistoryPoint]:
         query = select(

@@ -7,11 +7,13 @@ the evaluations, then the evaluations, so that one that is there has its values.
 
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from ingest.store.contract import (
     DUPLICATE,
+    IMPOSSIBLE,
+    REFUSED_BY_STORE,
     STORED,
     TOO_OLD,
     EvaluationRow,
@@ -22,20 +24,28 @@ from ingest.store.contract import (
     StripRow,
     StripTail,
     below,
+    refusal,
     strip_end,
 )
 from ingest.store.influx import WRITE_BYTES, Bucket, Refused
-from ingest.store.influx_plan import Plan, Seen, promised_as
+from ingest.store.influx_look import look
+from ingest.store.influx_plan import Plan, Seen, as_promised, promised_as
 from ingest.store.influx_reader import STORE_QUERY, InfluxReader
 from ingest.store.influx_restore import restore
-from ingest.store.influxql import select
+from ingest.store.influxql import Record, select
 from ingest.store.ledger import Kept, Ledger, unusable
-from ingest.store.points import BUMPS, Draft, draft, store_line
-from vitals.clock import NS
+from ingest.store.points import Draft, draft, store_line
+from vitals.clock import NS, Clock, Instant, SystemClock
 from vitals.log import Log
 
-GAP: Final = 60 * NS
-"""Two rows of a lane further apart than this are looked for by two queries, not by one over all that lies between."""
+APPEND_S: Final = 8.0
+"""Of one append, when the next request would begin. Ingest's loop waits for it: nothing is flagged meanwhile."""
+APPEND_MAX_S: Final = 60.0
+"""The bound doubles up to this with each append that passes it: a store that is merely slow gets there in the end."""
+SPLIT: Final = 8
+"""Parts into which refused lines are cut to find the bad ones: nine requests for eight bad rows, and not fifteen."""
+MAX_KNOWN_BAD: Final = 10_000
+"""Rows found refused by an append that was then given up; far more than one append has."""
 _ROWS_OWN_FAULT: Final = (ValueError, OverflowError, ZeroDivisionError, TypeError)
 _log = Log("ingest.store")
 
@@ -43,9 +53,14 @@ _log = Log("ingest.store")
 class InfluxStore(InfluxReader):
     """Used by one thread at a time. Opening needs the ledger only: ingest shows readings while InfluxDB is down."""
 
-    def __init__(self, bucket: Bucket, ledger: Ledger) -> None:
+    def __init__(self, bucket: Bucket, ledger: Ledger, clock: Clock | None = None) -> None:
         super().__init__(bucket)
         self._ledger = ledger
+        self._clock = clock or SystemClock()
+        self._allowed_s = APPEND_S
+        self._until = 0
+        self._bad: dict[Hashable, str] = {}
+        """Rows of the append that was given up which the server refuses, and why: the next one begins with them."""
         self._known = False
         """Whether this bucket was seen to be the ledger's; asked again after each failure."""
         try:
@@ -81,7 +96,11 @@ class InfluxStore(InfluxReader):
             return []
         try:
             self._recognise()
-            return self._append(rows)
+            self._until = self._clock.monotonic() + round(self._allowed_s * NS)
+            outcomes = self._append(rows)
+            self._bad.clear()
+            self._allowed_s = APPEND_S
+            return outcomes
         except sqlite3.Error as error:
             raise StoreDown(f"ledger {self._ledger.path}: {error}") from None
         except StoreDown:
@@ -120,7 +139,7 @@ class InfluxStore(InfluxReader):
         with self._ledger.transaction(durable=True):
             self._ledger.adopt(name, settled=False)
         if not found:
-            self._write_all({0: store_line(name)})
+            self._bucket.write([store_line(name)])
         if self._bucket_id() != name:
             raise StoreDown(
                 f"what is written to the bucket {self._bucket.place.bucket!r} is not found by /query: on InfluxDB 2"
@@ -138,8 +157,8 @@ class InfluxStore(InfluxReader):
             try:
                 drafts[number] = draft(row)
             except _ROWS_OWN_FAULT as error:
-                outcomes[number] = RowOutcome("refused", f"cannot be stored: {error}")
-        kept = self._promised(drafts.values())
+                outcomes[number] = refusal(IMPOSSIBLE, error)
+        kept = self._promised(drafts)
         outcomes |= self._pruned(drafts, kept)
         drafts = {number: one for number, one in drafts.items() if number not in outcomes}
         if any(before.stored for before in kept.values()):
@@ -148,13 +167,13 @@ class InfluxStore(InfluxReader):
         seen = self._look(drafts.values())
         with self._ledger.transaction(durable=True):
             plan = Plan(drafts, kept, seen, self._ledger)
-        refused = self._write_all(plan.rows())
+        refused = self._write_all(plan.rows(), drafts)
         with self._ledger.transaction(durable=False):
             self._note(plan, refused)
-        refused |= self._write_all(plan.values(refused))
-        refused |= self._write_all(plan.evaluations(refused))
+        refused |= self._write_all(plan.values(refused), drafts)
+        refused |= self._write_all(plan.evaluations(refused), drafts)
         outcomes |= plan.outcomes
-        outcomes |= {n: RowOutcome("refused", refused[n]) if n in refused else STORED for n in plan.times}
+        outcomes |= {n: refusal(REFUSED_BY_STORE, refused[n]) if n in refused else STORED for n in plan.times}
         outcomes |= self._orphans(plan, refused, rows, last=last)
         return [outcomes[number] for number in range(len(rows))]
 
@@ -175,22 +194,29 @@ class InfluxStore(InfluxReader):
         orphans = plan.orphans(refused)
         again = plan.again(orphans)
         if last:
-            return {n: RowOutcome("refused", refused[orphans[n]]) if n in again else DUPLICATE for n in orphans}
+            return {n: refusal(REFUSED_BY_STORE, refused[orphans[n]]) if n in again else DUPLICATE for n in orphans}
         outcomes = dict.fromkeys(orphans, DUPLICATE)
         if again:
             outcomes |= dict(zip(again, self._append([rows[n] for n in again], last=True), strict=True))
         return outcomes
 
-    def _promised(self, drafts: Iterable[Draft]) -> dict[str, Kept]:
+    def _promised(self, drafts: dict[int, Draft]) -> dict[str, Kept]:
         """What the ledger has of these readings. One that was promised by a batch that failed, and now comes
-        otherwise, is looked for in the bucket: it may have been written all the same."""
+        otherwise, is looked for in the bucket: it may have been written all the same. With another time only, it takes
+        the promised one, as a write that is still on its way would."""
         kept = self._ledger.find(
-            {d.row.message.id for d in drafts if isinstance(d.row, ObservationRow | EvaluationRow)}
+            {d.row.message.id for d in drafts.values() if isinstance(d.row, ObservationRow | EvaluationRow)}
         )
-        for one in drafts:
+        firsts: dict[str, Instant] = {}
+        for one in drafts.values():
+            if isinstance(one.row, ObservationRow):
+                firsts.setdefault(one.key, one.t)
+        for number, found in drafts.items():
+            drafts[number] = as_promised(found, kept, firsts)
+        for one in drafts.values():
             before = kept.get(one.key)
             if before and not before.stored and isinstance(one.row, ObservationRow) and not promised_as(before, one):
-                points = self._bucket.query(select('"id"', "observation", start=before.ts, stop=before.ts))
+                points = self._query(select('"id"', "observation", start=before.ts, stop=before.ts))
                 if any(point["id"] == one.key for point in points):
                     kept[one.key] = before._replace(stored=True)
                     with self._ledger.transaction(durable=True):
@@ -211,53 +237,62 @@ class InfluxStore(InfluxReader):
                 marks[one.lane] = self._ledger.mark(one.lane)
             if one.wished <= marks[one.lane]:
                 lanes.setdefault(one.lane, []).append(one)
-        seen: Seen = {}
-        for lane, found in lanes.items():
-            points = seen.setdefault(lane, {})
-            columns = '"key"' if found[0].measurement == "evaluation" else '"key", "same"'
-            for start, stop in _ranges(sorted(one.wished for one in found)):
-                query = select(columns, found[0].measurement, found[0].where, start=start, stop=stop + BUMPS)
-                points |= {p["time"]: (p["key"], p.get("same", ""), None) for p in self._bucket.query(query)}
-        return seen
+        return {lane: look(self._query, found) for lane, found in lanes.items()}
 
     def _note(self, plan: Plan, refused: Mapping[int, str]) -> None:
-        # A promise to a row that was refused stays open; it binds nobody.
-        self._ledger.keep([one.key for n, one, _ in plan.written(ObservationRow) if n not in refused])
-        strips = sorted(plan.written(StripRow), key=lambda strip: strip[1].t)
+        readings = [(n, one.key) for n, one, _ in plan.written(ObservationRow)]
+        self._ledger.keep([key for n, key in readings if n not in refused])
+        self._ledger.release([key for n, key in readings if n in refused])
+        strips = sorted([*plan.met(), *plan.written(StripRow)], key=lambda strip: strip[1].t)
         for row in {one.lane: row for n, one, row in strips if n not in refused}.values():
             self._ledger.note_tail(_tail(row), row.message.t0)
 
-    def _write_all(self, lines: Mapping[int, str]) -> dict[int, str]:
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def _write_all(self, lines: Mapping[int, str], drafts: Mapping[int, Draft]) -> dict[int, str]:
         """Write the lines of each row; those the server will never take come back with its reason."""
-        refused: dict[int, str] = {}
-        parts = list(_parts(lines))
+        refused = {n: self._bad[name] for n in lines if (name := _name(drafts[n])) in self._bad}
+        parts = list(_parts({n: text for n, text in lines.items() if n not in refused}))
         while parts:
             part = parts.pop()
+            self._in_time()
             try:
                 self._bucket.write([lines[number] for number in part])
             except Refused as error:
-                # The server says that lines are bad, not which: halve until one is left. Writing again is harmless.
+                # The server says that lines are bad, not which: cut until one is left. Writing again is harmless.
                 if len(part) == 1:
-                    refused[part[0]] = error.reason
+                    refused[part[0]] = self._note_bad(drafts[part[0]], lines[part[0]], error.reason)
                 else:
-                    parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+                    size = -(-len(part) // SPLIT)
+                    parts += [part[i : i + size] for i in range(0, len(part), size)]
         return refused
+
+    def _note_bad(self, one: Draft, line: str, reason: str) -> str:
+        """The reason, without the line should the server quote it."""
+        if len(self._bad) >= MAX_KNOWN_BAD:
+            self._bad.clear()
+        series = line.partition(" ")[0]
+        self._bad[_name(one)] = reason.partition(series)[0].rstrip(' "`') or "no words but the line's"
+        return self._bad[_name(one)]
+
+    def _query(self, statement: str) -> list[Record]:
+        self._in_time()
+        return self._bucket.query(statement)
+
+    def _in_time(self) -> None:
+        if self._clock.monotonic() >= self._until:
+            allowed, self._allowed_s = self._allowed_s, min(2 * self._allowed_s, APPEND_MAX_S)
+            raise StoreDown(f"InfluxDB at {self._bucket.place.url} is slow: one batch took over {allowed:g} s")
+
+
+def _name(one: Draft) -> Hashable:
+    """The same for the same row, whichever number or place it has in a batch."""
+    return one.lane, one.key, one.same, one.wished
 
 
 def _tail(row: StripRow) -> StripTail:
     m, a = row.message, row.address
     return StripTail(a.gateway, a.device, a.room, m.metric, m.stream, m.first_index + m.count, strip_end(m))
-
-
-def _ranges(times: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ranges that hold all of the sorted times and little else."""
-    start = last = times[0]
-    for time in times[1:]:
-        if time - last > GAP:
-            yield start, last
-            start = time
-        last = time
-    yield start, last
 
 
 def _parts(lines: Mapping[int, str]) -> Iterator[list[int]]:

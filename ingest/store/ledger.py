@@ -21,6 +21,8 @@ SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x7669746C
 """`vitl` in the file's header."""
 BUSY_S: Final = 5.0
+RELEASED: Final = -1
+"""In place of the time of a reading that was refused."""
 FIND: Final = 500
 """Ids of one query; every SQLite takes 999 variables."""
 _SCHEMA: Final = """
@@ -177,6 +179,10 @@ class Ledger:
 
     def forget_before(self, before: Instant) -> None:
         self._db.execute("DELETE FROM reading WHERE t < ?", (before,))
+
+    def release(self, keys: Iterable[str]) -> None:
+        """They were refused: the promise stays open and binds nobody, to no time."""
+        self._db.executemany("UPDATE reading SET t = ? WHERE id = ? AND NOT stored", [(RELEASED, key) for key in keys])
 
     def recent_ids(self, limit: int) -> list[str]:
         query = "SELECT id FROM reading WHERE stored ORDER BY rowid DESC LIMIT ?"

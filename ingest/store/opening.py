@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ingest.store.contract import HistoryPoint, Store, StoreReader
 from ingest.store.sqlite import SqliteStore
 from vitals.clock import Instant
+from vitals.errors import SettingsError
 from vitals.messages import FlaggedMessage
 from vitals.settings import Settings, secret
 
@@ -54,6 +55,12 @@ def place(settings: Settings, environment: Mapping[str, str] = environ) -> "Plac
 
     store = settings.ingest.store
     token = secret(store.token_file, TOKEN_ENV, environment) or ""
+    if not (token.isascii() and token.isprintable()):
+        # It goes into a header, and what cannot be sent there must not come back in the words of an error.
+        raise SettingsError(
+            f"The token in {store.token_file or TOKEN_ENV} is no token.", expected="printable ASCII on one line",
+            found="other characters (not shown)", do="Copy the token again, alone and without quotes.",
+        )  # fmt: skip
     return Place(store.url, store.bucket, store.org, token, store.ca_file, store.gzip)
 
 

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from ingest.store.contract import (
+    Address,
     EvaluationRow,
     EventRow,
     Floors,
@@ -132,12 +133,25 @@ def floors_line(floors: Floors) -> str:
     return _line("store", (), fields) + f" {LATEST}"
 
 
+def reading_lane(address: Address) -> str:
+    return series("observation", _address_tags(address))
+
+
+def _address_tags(address: Address) -> Tags:
+    return (("device", address.device), ("gateway", address.gateway), ("room", address.room))
+
+
 def _observation(row: ObservationRow) -> Draft:
     m, a = row.message, row.address
     tags, lane = _place(a.device, a.gateway, a.room, "observation")
     wished = wished_time(m.t_determined, m.id)
     fields = [_text("id", m.id), _int("t", m.t_determined), _text("kind", m.observation.kind)]
-    fields += [_float(metric, q.value) for metric, q in m.observation.quantities.items() if q.value is not None]
+    # A number beside `<` or `>` is where the device's scale ends, not what was measured: it stands in `message` only.
+    fields += [
+        _float(metric, q.value)
+        for metric, q in m.observation.quantities.items()
+        if q.value is not None and q.comparator is None
+    ]
     fields.append(_text("message", msgspec.json.encode(m).decode()))
     line = f"{lane} {','.join(fields)}"
     return Draft(row, "observation", tags, lane, m.id, reading_digest(m), m.t_determined, wished, a.room, line)
@@ -160,7 +174,7 @@ def _strip(row: StripRow) -> Draft:
 
 def _event(row: EventRow) -> Draft:
     m, a = row.message, row.address
-    tags = (("device", a.device), ("gateway", a.gateway), ("room", a.room))
+    tags = _address_tags(a)
     message = msgspec.json.encode(m)
     key, same = f"{m.seq}/{m.epoch}", digest(message)
     # The code is a field: a publisher can invent codes, and each value of a tag costs the index for ever.
@@ -186,7 +200,8 @@ def _evaluation(row: EvaluationRow) -> Draft:
     values = [
         f"{_value_series(m.device, m.gateway, metric, row.room, state)} {common},"
         f"{'' if v.value is None else _float('value', v.value) + ','}"
-        f'validity="{v.validity}",interpretation="{v.flag.interpretation if v.flag else ""}"'
+        f'validity="{v.validity}",comparator="{v.comparator or ""}",'
+        f'interpretation="{v.flag.interpretation if v.flag else ""}"'
         for metric, v in m.values.items()
     ]
     return Draft(row, "evaluation", where, lane, key, "", m.t, wished, row.room, line, tuple(values))

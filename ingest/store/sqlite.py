@@ -17,6 +17,7 @@ from ingest.store.contract import (
     CONFLICT,
     DUPLICATE,
     HISTORY_LIMIT,
+    IMPOSSIBLE,
     MAX_STRIP_S,
     STORED,
     TOO_OLD,
@@ -31,6 +32,7 @@ from ingest.store.contract import (
     StripRow,
     StripTail,
     below,
+    refusal,
     same_reading,
     same_strip,
     strip_end,
@@ -154,7 +156,7 @@ class SqliteStore:
             outcome = self._insert(row)
         except _ROWS_OWN_FAULT as error:
             self._db.execute("ROLLBACK TO row")
-            outcome = RowOutcome("refused", f"cannot be stored: {error}")
+            outcome = refusal(IMPOSSIBLE, error)
         self._db.execute("RELEASE row")
         return outcome
 

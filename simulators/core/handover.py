@@ -69,8 +69,7 @@ class Handover(ABC):
         self._interval = round(float(options["interval_s"]) * NS)
         self._length = round(run_s * NS)
         self._skew = timedelta(seconds=float(options["clock_skew_s"]))
-        first = float(options.get("first_s", self._rng.uniform(1.0, min(12.0, float(options["interval_s"])))))
-        self._due = setup.start + round(first * NS)
+        self._due = setup.start + round(self._first_s() * NS)
         self._now = setup.start
         self.stored: deque[bytes] = deque(maxlen=MEMORY)
         """Readings no host has confirmed, oldest first."""
@@ -85,6 +84,13 @@ class Handover(ABC):
         """Whether the host wants intermediate values."""
         self._quiet_until = 0
         """The last confirmation or the end of the rest after a link: neither hang up nor advertise right then."""
+
+    def _first_s(self) -> float:
+        options = self._setup.options
+        # Drawn also where it is given: what the seed gives next must not depend on an option.
+        latest = min(12.0, float(options["interval_s"]))
+        drawn = self._rng.uniform(min(1.0, latest), latest)
+        return float(options.get("first_s", drawn))
 
     @abstractmethod
     def _take(self, state: State, at: Instant) -> bytes:

@@ -1,6 +1,7 @@
 """Runs simulated devices in real time: the air with its Bluetooth devices and the serial lines, in one process."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, tzinfo
@@ -73,19 +74,34 @@ def make_all(settings: Simulate, start: Instant, zone: tzinfo) -> list[tuple[Sim
         ("address", [d.address.upper() for d in settings.devices if d.address]),
     ):
         _unique(what, values)
+    seeds = _seeds(settings)
     return [
-        (device, _make(settings, device, by_room[device.room], start, zone)) for device in settings.devices
-    ]  # fmt: skip
+        (device, _make(settings, device, seed, by_room[device.room], start, zone))
+        for device, seed in zip(settings.devices, seeds, strict=True)
+    ]
+
+
+def _seeds(settings: Simulate) -> list[int]:
+    """One for each device, from its room, kind, and address, or its place among those of its kind in the room.
+
+    A line's path has no part in it: it differs from folder to folder, and equal seeds are equal clinics.
+    """
+    before: Counter[tuple[str, str]] = Counter()
+    seeds = []
+    for device in settings.devices:
+        before[device.room, device.kind] += 1
+        which = device.address or str(before[device.room, device.kind])
+        seeds.append(derive_seed(settings.seed, device.room, device.kind, which))
+    return seeds
 
 
 def _make(
-    settings: Simulate, device: SimulatedDevice, patient: Physiology, start: Instant, zone: tzinfo
-) -> Simulator:  # fmt: skip
+    settings: Simulate, device: SimulatedDevice, seed: int, patient: Physiology, start: Instant, zone: tzinfo
+) -> Simulator:
     kind = find(device.kind)
     _check_place(settings, device, kind)
     own = {name: value for name, value in device.options.items() if name not in NAMES}
     options = complete(f"The simulated {kind.name}", (*kind.options, *COMMON), own)
-    seed = derive_seed(settings.seed, device.room, kind.name, device.link or device.address)
     tricks = parse(str(options["mischief"]))
     setup = applied(kind, Setup(seed, patient, start, options, zone), tricks)
     try:

@@ -1,6 +1,7 @@
 """The `vitals` command: the only place where the parts are wired together."""
 
 import asyncio
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -141,7 +142,7 @@ def decode(
 
     found = decoding.find_driver(driver, wiring.load_drivers())
     options = decoding.parse_options(found, option or ())
-    when = decoding.parse_moment(at) if at else decoding.RECEIVED_AT
+    when = decoding.parse_moment(at) if at else None
     for line in decoding.run(found, options, hex_ or (), channel, when, capture, sys.stdin):
         print(line, flush=True)
 
@@ -264,7 +265,12 @@ def doctor(
 
 
 def main() -> NoReturn:
-    """Run the command line. A VitalsError is printed as what was expected, found and to do, without a traceback."""
+    """Run the command line. A VitalsError is printed as what was expected, found and to do, without a traceback.
+
+    Whatever the services write (outbox, store, ledger, captures, logs) is patient data, so no file that a command or
+    a child of it makes is for anybody but its owner.
+    """
+    os.umask(0o077)
     try:
         app(standalone_mode=True)
     except VitalsError as error:

@@ -22,6 +22,8 @@ RECEIVED_AT: Final[Instant] = 1_764_000_000 * NS
 """2025-11-24T16:00:00Z. Which moment does not matter, that it is always the same does."""
 _UUID: Final = r"[0-9a-fA-F]{4}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _ADDRESSED: Final = re.compile(rf"({_UUID}):(.*)", re.DOTALL)
+_CHUNK: Final = re.compile(r"(?:0[xX])?((?:[0-9a-fA-F]{2})+)")
+_COLONS: Final = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2})+")
 _WAIT: Final = re.compile(r"\+([0-9]{1,9})")
 _SWITCH: Final = {"true": True, "false": False}
 
@@ -107,10 +109,7 @@ class Reader:
 
     def _default(self, given: str) -> str:
         if given and self._ble is None:
-            raise SettingsError(
-                f"{self._driver.name} reads a serial line, which has no channels.", expected="no --channel",
-                found=given, do="Leave --channel out.",
-            )  # fmt: skip
+            raise self._no_channels(given)
         if given and not re.fullmatch(_UUID, given):
             raise SettingsError(
                 "That is no characteristic.", expected="a UUID of 16 bits (2a35) or 128 bits", found=repr(given),
@@ -120,6 +119,12 @@ class Reader:
             return self._ble.subscribe[0]
         return short_uuid(given)
 
+    def _no_channels(self, given: str) -> SettingsError:
+        return SettingsError(
+            f"{self._driver.name} reads a serial line, which has no channels.", expected="no --channel, and bytes only",
+            found=given, do="Leave the channel out.",
+        )  # fmt: skip
+
     def _characteristics(self) -> str:
         return ", ".join((*self._ble.subscribe, *self._ble.read)) if self._ble else "none"
 
@@ -128,7 +133,9 @@ class Reader:
         if wait := _WAIT.fullmatch(text.strip()):
             self._now += int(wait[1]) * NS_PER_MS
             return Tick(self._now)
-        addressed = _ADDRESSED.match(text.strip()) if self._ble else None
+        addressed = _ADDRESSED.match(text.strip())
+        if addressed and self._ble is None:
+            raise self._no_channels(addressed[1])
         channel = short_uuid(addressed[1]) if addressed else self._channel
         data = parse_hex(addressed[2] if addressed else text, may_be_empty=addressed is not None)
         if self._ble is not None and not channel:
@@ -141,18 +148,25 @@ class Reader:
 
 
 def parse_hex(text: str, *, may_be_empty: bool = False) -> bytes:
-    """Hex digits; white space, colons and 0x may stand between bytes. Raises SettingsError."""
-    digits = re.sub(r"\b0[xX]|[\s:]", "", text)
-    try:
-        data = bytes.fromhex(digits)
-        if not data and not may_be_empty:
-            raise ValueError("no digits")
-    except ValueError as error:
+    """Whole bytes between white space; a colon may stand between single bytes, 0x before. Raises SettingsError."""
+    parts = text.split()
+    wrong = next((f"{part[:40]!r}" for part in parts if _digits(part) is None), None)
+    if wrong is None and not parts and not may_be_empty:
+        wrong = "no digits"
+    if wrong is not None:
         raise SettingsError(
             "The bytes cannot be read.", expected='pairs of hex digits, such as "16 04 78" or 160478',
-            found=f"{text[:60]!r}: {error}", do="Correct them; every argument is one chunk.",
-        ) from None  # fmt: skip
-    return data
+            found=f"{wrong} in {text[:60]!r}", do="Correct them; every argument is one chunk.",
+        )  # fmt: skip
+    return bytes.fromhex("".join(_digits(part) or "" for part in parts))
+
+
+def _digits(part: str) -> str | None:
+    """Half a byte is an error, never joined to its neighbour."""
+    if _COLONS.fullmatch(part):
+        return part.replace(":", "")
+    whole = _CHUNK.fullmatch(part)
+    return whole[1] if whole else None
 
 
 def inputs(reader: Reader, arguments: Iterable[str], lines: Iterable[str]) -> Iterator[Input]:
@@ -173,7 +187,7 @@ def run(
     options: Mapping[str, OptionValue],
     arguments: Sequence[str],
     channel: str,
-    at: Instant,
+    at: Instant | None,
     capture: Path | None,
     lines: Iterable[str],
 ) -> Iterator[str]:
@@ -185,8 +199,14 @@ def run(
             do="Give one of them.",
         )  # fmt: skip
     if capture is not None:
+        if channel or at is not None:
+            raise SettingsError(
+                "A capture has its own characteristics and times.", expected="--capture without --channel and --at",
+                found=f"--channel {channel}" if channel else "--at", do="Leave it out.",
+            )  # fmt: skip
         return _captured(driver, options, capture)
-    return decode(new_session(driver, options), inputs(Reader(driver, channel, at), arguments, lines))
+    reader = Reader(driver, channel, RECEIVED_AT if at is None else at)
+    return decode(new_session(driver, options), inputs(reader, arguments, lines))
 
 
 def _captured(driver: Driver, options: Mapping[str, OptionValue], path: Path) -> Iterator[str]:

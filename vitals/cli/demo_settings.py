@@ -1,11 +1,11 @@
 """The settings of the demo clinic, as a plain TOML file a person can read and change."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from simulators.core.scenario import Room, Scenario
+from vitals.cli.plain import toml_table, toml_text
 from vitals.driver import OptionValue
 from vitals.errors import SettingsError
 
@@ -32,11 +32,12 @@ FITTINGS: Final = (
     Fitting("meter", "glucometer_ultramini", '{line} = "tty/meter-{n}"', {}, {"records": 3}, 120),
 )
 SLOWER_S: Final = 5
+STORE: Final = '{ kind = "sqlite", path = "store.db" }'
 
 
 def write(
     folder: Path, scenario: Scenario, *, rooms: int | None = None, board_port: int, broker_port: int, window: int,
-    seed: int,
+    seed: int, store: str = STORE,
 ) -> Path:  # fmt: skip
     """Write `folder`/vitals.toml and return its path. `rooms`: so many, beginning anew with the scenario's first.
 
@@ -47,10 +48,10 @@ def write(
     path = folder / "vitals.toml"
     step = 1 if board_port < 65_000 else -1
     health = [board_port + step * n for n in (1, 2, 3)]
-    parts = [_HEAD.format(board=board_port, broker=broker_port, window=window, seed=seed, health=health)]
+    parts = [_HEAD.format(board=board_port, broker=broker_port, window=window, seed=seed, health=health, store=store)]
     for n in range(1, (rooms or len(scenario.rooms)) + 1):
         room = scenario.rooms[(n - 1) % len(scenario.rooms)]
-        parts.append(_ROOM.format(n=n, name=json.dumps(room.name), age=room.age, sex=room.sex))
+        parts.append(_ROOM.format(n=n, name=toml_text(room.name), age=room.age, sex=room.sex))
         parts += [_device(n, room, fitting) for fitting in FITTINGS]
     path.write_text("".join(parts), encoding="utf-8")
     return path
@@ -80,14 +81,9 @@ def _device(n: int, room: Room, fitting: Fitting) -> str:
     options |= room.options.get(fitting.kind, {})
     return _DEVICE.format(
         n=n, name=fitting.name, kind=fitting.kind, place=fitting.place.format(n=n, line="port"),
-        simulated_place=fitting.place.format(n=n, line="link"), options=_inline(fitting.options),
-        simulated=_inline(options),
+        simulated_place=fitting.place.format(n=n, line="link"), options=toml_table(fitting.options),
+        simulated=toml_table(options),
     )  # fmt: skip
-
-
-def _inline(options: Mapping[str, OptionValue]) -> str:
-    """An inline table. JSON's text, numbers and booleans are TOML's too."""
-    return f"{{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in options.items())} }}" if options else "{}"
 
 
 _HEAD: Final = """\
@@ -109,7 +105,7 @@ ble = {{ backend = "air", air_socket = "air.sock" }}
 [ingest]
 profile = "demo"
 simulated_alarms = true
-store = {{ kind = "sqlite", path = "store.db" }}
+store = {store}
 
 [board]
 port = {board}

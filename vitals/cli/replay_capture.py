@@ -4,7 +4,6 @@ A serial device appears on a pseudo terminal, a Bluetooth device on simulated ai
 """
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -16,8 +15,9 @@ from rich.progress import MofNCompleteColumn, Progress
 from drivers.core.capture import Head, Recording, Sent, Tick, read_capture
 from simulators.core.playback import CapturedDevice, Line, Playback
 from simulators.links.pty import PtyLine
+from vitals.cli.plain import toml_table, toml_text
 from vitals.clock import Clock
-from vitals.driver import BleSpec, Driver, OptionValue
+from vitals.driver import BleSpec, Driver
 from vitals.errors import VitalsError
 
 SUFFIX: Final = ".jsonl"
@@ -227,16 +227,12 @@ def _address(head: Head) -> str:
 
 def _settings(head: Head, speed: float, *, link: Path | None = None, air: Path | None = None) -> str:
     """What a gateway needs to read the replay, ready to paste."""
-    radio = f'[gateway.ble]\nbackend = "air"\nair_socket = "{air}"\n\n' if air else ""
-    place = f'port = "{link}"' if link else f'address = "{_address(head)}"'
-    options = f"options = {{ {_toml(head.options)} }}\n" if head.options else ""
+    radio = f'[gateway.ble]\nbackend = "air"\nair_socket = {toml_text(str(air))}\n\n' if air else ""
+    place = f"port = {toml_text(str(link))}" if link else f'address = "{_address(head)}"'
+    options = f"options = {toml_table(head.options)}\n" if head.options else ""
     return (
         f"Waiting for a gateway. Its settings for this device:\n\n{radio}"
-        f'[[gateway.devices]]\nname = "replay"\ndriver = "{head.driver}"\nroom = "1"\n{place}\nsimulated = true\n'
+        f'[[gateway.devices]]\nname = "replay"\ndriver = {toml_text(head.driver)}\nroom = "1"\n{place}\n'
+        f"simulated = true\n"
         f'timebase = "{"arrival" if speed == 1 else "samples"}"\n{options}'
     )
-
-
-def _toml(options: Mapping[str, OptionValue]) -> str:
-    """JSON's scalars are TOML's."""
-    return ", ".join(f"{name} = {json.dumps(value)}" for name, value in options.items())

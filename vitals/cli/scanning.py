@@ -7,6 +7,7 @@ from typing import Any, Final
 from drivers.core.link import LinkLost
 from drivers.transports.ble import Backend
 from drivers.transports.nearby import Advertiser, SerialLine, advertisers, serial_lines
+from vitals.cli.plain import plain, toml_text
 from vitals.driver import BleSpec, Driver
 from vitals.errors import DeviceError
 from vitals.settings import Settings
@@ -15,12 +16,15 @@ _PTS: Final = "/dev/pts/"
 
 
 async def scan(settings: Settings, drivers: Mapping[str, Driver], backend: Backend, seconds: float) -> dict[str, Any]:
-    """What `--json` prints. No working Bluetooth is told in `bluetooth.problem`; the serial lines are there anyway."""
+    """What `--json` prints. No working Bluetooth is told in `bluetooth.problem`; the serial lines are there anyway.
+
+    Names and descriptions are `plain`; a port is as the system calls it, since a program may open it.
+    """
     problem, heard = "", []
     try:
         heard = await advertisers(backend, seconds)
     except LinkLost as loss:
-        problem = loss.detail
+        problem = plain(loss.detail)
     return {
         "serial": [_serial(line, settings, drivers) for line in _lines(settings)],
         "bluetooth": {"problem": problem, "devices": [_bluetooth(found, settings, drivers) for found in heard]},
@@ -56,7 +60,7 @@ def _serial(line: SerialLine, settings: Settings, drivers: Mapping[str, Driver])
     kinds = [d.kind for d in settings.simulate.devices if d.link and Path(d.link).resolve() == target]
     takers = kinds or sorted(name for name, driver in drivers.items() if driver.transport == "serial")
     owner = [d.name for d in settings.gateway.devices if d.port and Path(d.port).resolve() == target]
-    return {**line._asdict(), "drivers": takers, "device": "".join(owner[:1])}
+    return {**line._asdict(), "description": plain(line.description), "drivers": takers, "device": "".join(owner[:1])}
 
 
 def _bluetooth(found: Advertiser, settings: Settings, drivers: Mapping[str, Driver]) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def _bluetooth(found: Advertiser, settings: Settings, drivers: Mapping[str, Driv
         name for name, d in drivers.items() if isinstance(d.spec, BleSpec) and d.spec.service in found.services
     )
     owner = [d.name for d in settings.gateway.devices if d.address.upper() == found.address.upper()]
-    return {**found._asdict(), "drivers": takers, "device": "".join(owner[:1])}
+    return {**found._asdict(), "name": plain(found.name), "drivers": takers, "device": "".join(owner[:1])}
 
 
 def text(found: Mapping[str, Any], settings: Settings) -> str:
@@ -86,7 +90,7 @@ def text(found: Mapping[str, Any], settings: Settings) -> str:
 def _row(row: Mapping[str, Any], place: str, *facts: str) -> str:
     owner = f"in the settings as {row['device']!r}" if row["device"] else ""
     takers = ", ".join(row["drivers"]) or "no driver takes it"
-    return ", ".join(fact for fact in (row[place], *facts, owner or takers) if fact)
+    return ", ".join(fact for fact in (plain(row[place]), *facts, owner or takers) if fact)
 
 
 def _blocks(found: Mapping[str, Any], room: str, taken: set[str]) -> Iterable[str]:
@@ -98,8 +102,8 @@ def _blocks(found: Mapping[str, Any], room: str, taken: set[str]) -> Iterable[st
         choice = f"  # or, as the line does not say what hangs on it: {', '.join(others)}" if others else ""
         name = _free_name(driver, taken)
         yield (
-            f'[[gateway.devices]]\nname = "{name}"\ndriver = "{driver}"{choice}\nroom = "{room}"\n'
-            f'{place} = "{row[place]}"'
+            f"[[gateway.devices]]\nname = {toml_text(name)}\ndriver = {toml_text(driver)}{choice}\n"
+            f"room = {toml_text(room)}\n{place} = {toml_text(row[place])}"
         )
 
 
