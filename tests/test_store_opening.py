@@ -126,11 +126,11 @@ class TestLive:
     pytestmark = NEEDS_INFLUX
 
     def test_before_and_after_ingest_began(self, settings: Settings, tmp_path: Path) -> None:
-        assert "ingest will begin it" in live_check._store(settings)
+        assert "ingest will begin it" in live_check.store(settings)
         assert not (tmp_path / "state.db").exists()
         store = open_store(settings)
         store.append([observation_row()])
-        assert live_check._store(settings).endswith(f"is in order: {store.store_id}")
+        assert live_check.store(settings).endswith(f"is in order: {store.store_id}")
         store.close()
 
     def test_a_wrong_token_is_named_and_not_shown(
@@ -139,7 +139,7 @@ class TestLive:
         caplog.set_level(logging.DEBUG)
         (tmp_path / "token").write_text("s3cret-wr0ng")
         with pytest.raises(StoreError, match="refuses the token") as caught:
-            live_check._store(settings)
+            live_check.store(settings)
         open_store(settings).close()
         assert "s3cret" not in str(caught.value) + caplog.text
 
@@ -147,4 +147,4 @@ class TestLive:
 def test_live_check_of_nobody(tmp_path: Path) -> None:
     settings = written(tmp_path, f'kind = "influx"\nurl = "http://127.0.0.1:{free_port()}"\nbucket = "b"')
     with pytest.raises(StoreError, match="cannot be reached"):
-        live_check._store(settings)
+        live_check.store(settings)
