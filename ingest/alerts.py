@@ -148,11 +148,15 @@ class Alerts:
         return [Change(room, key, condition.alert)]
 
     def _condition(self, room: str, key: str) -> Condition:
-        if (room, key) not in self._conditions and len(self._conditions) >= MAX_CONDITIONS:
+        known = self._conditions.get((room, key))
+        if known is not None:
+            return known
+        if len(self._conditions) >= MAX_CONDITIONS:
             quiet = next((k for k, c in self._conditions.items() if c.alert is None), None)
             if quiet is not None:
                 del self._conditions[quiet]
-        return self._conditions.setdefault((room, key), Condition())
+        made = self._conditions[room, key] = Condition()
+        return made
 
 
 def _changes(room: str, key: str, steps: Sequence[Step]) -> list[Change]:

@@ -62,7 +62,7 @@ class Tally:
 
 
 class State(NamedTuple):
-    """What a report reads besides the tally. `trouble`: why there is no broker; `busy`: how full memory is, to 1."""
+    """What a report reads beside the tally. `trouble`: why there is no broker; `busy`: how full the memory is, to 1."""
 
     trouble: Trouble | None
     denied: int

@@ -75,7 +75,11 @@ def _length(data: bytes, at: int) -> tuple[int, int] | None:
 
 
 def _message(data: bytes, start: int, end: int, head: int) -> Published:
-    at = start + 2 + (data[start] << 8 | data[start + 1])
+    at = start + 2
+    if at <= end:
+        at += data[start] << 8 | data[start + 1]
+    if at + (3 if head & QOS else 1) > end:
+        raise ValueError("a message that ends within its head")
     # A broker checks that topics are UTF-8; one that is not names no topic of ours, and is counted as such.
     topic = data[start + 2 : at].decode(errors="replace")
     mid = 0
@@ -84,5 +88,5 @@ def _message(data: bytes, start: int, end: int, head: int) -> Published:
         at += 2
     properties = _length(data, at)
     if properties is None or sum(properties) > end:
-        raise ValueError("a message that ends before its payload")
+        raise ValueError("a message that ends within its properties")
     return Published(topic, data[sum(properties) : end], bool(head & RETAIN), (head & QOS) >> 1, mid)

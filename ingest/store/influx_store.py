@@ -180,6 +180,8 @@ class InfluxStore(InfluxReader):
     def _pruned(self, drafts: Mapping[int, Draft], kept: Mapping[str, Kept]) -> dict[int, RowOutcome]:
         """Rows from before the floor: none is taken, but for readings that the ledger still knows."""
         floors = self._ledger.floors()
+        if not any(floors):
+            return {}
         found = {n: one for n, one in drafts.items() if below(one.row, floors)}
         return {
             n: DUPLICATE if isinstance(one.row, EvaluationRow) else TOO_OLD
