@@ -10,7 +10,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 import msgspec
@@ -95,7 +95,7 @@ class Publisher:
         """Seqs of the readings that no receipt has named yet."""
         self._under_way = 0
         self._told = time.monotonic()
-        self.resent = 0
+        self._closed = False
         self._socket.sendall(b"\x10\x12\x00\x04MQTT\x05\x02\x00\x00\x00" + b"\x00\x05bench")
         self._hear(5.0)
         if receipts:
@@ -103,25 +103,24 @@ class Publisher:
             body = b"\x00\x01\x00" + struct.pack("!H", len(topic)) + topic + b"\x00"
             self._socket.sendall(b"\x82" + _length(len(body)) + body)
 
-    def run(self, enough: Callable[[], bool] = lambda: False) -> None:
-        """Until everything is acknowledged by the broker, and by receipts where they are asked for; or `enough`."""
+    def run(self) -> None:
+        """Until the broker has acknowledged everything, and, where they are asked for, receipts have named it; or until
+        `close`."""
         self._told = time.monotonic()
         waiting = iter(self._packets)
         mid = 0
-        while not enough():
-            part = list(_some(waiting, WINDOW - self._under_way))
+        while not self._closed:
+            part = list(islice(waiting, WINDOW - self._under_way))
             if part:
                 self._under_way += len(part)
-                self._socket.sendall(b"".join(p.bytes((mid + i) % 65_535 + 1) for i, p in enumerate(part)))
+                self._socket.sendall(b"".join([p.bytes((mid + i) % 65_535 + 1) for i, p in enumerate(part)]))
                 mid += len(part)
             elif not self._under_way and not self._open:
                 return
             self._hear(IDLE_S)
             if self._open and not self._under_way and time.monotonic() - self._told > RESEND_S:
                 self._told = time.monotonic()
-                again = [packet for packet in self._packets if not self._open.isdisjoint(packet.rows)]
-                self.resent += len(again)
-                waiting = iter(again)
+                waiting = iter([packet for packet in self._packets if not self._open.isdisjoint(packet.rows)])
 
     def _hear(self, timeout_s: float) -> None:
         if not select.select([self._socket], [], [], timeout_s)[0]:
@@ -136,12 +135,5 @@ class Publisher:
             self._open.difference_update(outcome.seq for outcome in _RECEIPTS.decode(message.payload).outcomes)
 
     def close(self) -> None:
-        self._socket.close()
-
-
-def _some(waiting: Iterator[Packet], most: int) -> Iterator[Packet]:
-    for _ in range(most):
-        packet = next(waiting, None)
-        if packet is None:
-            return
-        yield packet
+        """`run` ends soon after."""
+        self._closed = True

@@ -1,5 +1,7 @@
 """The MQTT wrapper against a real mosquitto: nothing is acknowledged before its work is done, nothing is hidden."""
 
+import socket
+
 import pytest
 
 from tests.parts import Mosquitto, free_port, needs, wait_until
@@ -82,3 +84,33 @@ def test_no_broker_is_an_error_that_says_what_to_do() -> None:
         client.require(1.5)
     assert "Start the broker" in str(told.value)
     client.stop()
+
+
+CONNACK = b"\x20\x03\x00\x00\x00"
+"""Success, nothing said of a session."""
+
+
+def publish(mid: int) -> bytes:
+    return b"\x32\x07\x00\x01t" + bytes([0, mid]) + b"\x00" + b"x"
+
+
+def test_what_comes_with_the_greeting_is_delivered_and_nothing_of_a_lost_connection_is_acknowledged() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        client = Broker(settings.Broker(port=server.getsockname()[1]), "reader")
+        client.start()
+        first, _ = server.accept()
+        first.recv(1000)
+        first.sendall(CONNACK + publish(5) + publish(6)[:4])
+        old = take(client, 1)
+        first.close()
+        second, _ = server.accept()
+        second.settimeout(10)
+        second.recv(1000)
+        second.sendall(CONNACK + publish(7))
+        new = take(client, 1)
+        client.ack([*old, *new])
+        assert (old[0].mid, new[0].mid) == (5, 7)
+        assert second.recv(1000) == b"\x40\x02\x00\x07"
+        client.stop()
+        second.close()

@@ -14,6 +14,7 @@ from ingest.service import Service, run
 from ingest.store.contract import Row, RowOutcome, StoreDown, refusal
 from ingest.store.sqlite import SqliteStore
 from tests.ingest_making import T0, adult, bp, observation, q, strip
+from tests.parts import wait_until
 from vitals import settings
 from vitals.broker import Message, Will
 from vitals.clock import NS, ManualClock
@@ -193,6 +194,44 @@ def test_messages_without_rows_are_acknowledged(ingest: Ingest) -> None:
     ingest.turn()
     assert ingest.broker.acked == [1, 2]
     assert "append" not in ingest.log
+
+
+# ---- under load -----------------------------------------------------------------------------------------------
+
+
+def test_the_next_batch_is_shown_while_the_store_works_and_acknowledged_in_order(ingest: Ingest) -> None:
+    ingest.service._limit = 2
+    append = ingest.store.append
+
+    def slow(rows: Sequence[Row]) -> list[RowOutcome]:
+        if not ingest.broker.acked:  # the first batch
+            wait_until(lambda: len(ingest.shown()) == 4, 10, "the second batch shown meanwhile")
+        return append(rows)
+
+    ingest.store.append = slow  # type: ignore[method-assign]
+    for number in (1, 2, 3, 4):
+        ingest.send(number)
+    ingest.turn()
+    assert (ingest.broker.acked, ingest.receipts()) == ([], []), "told before it was stored"
+    ingest.turn()
+    assert ingest.broker.acked == [1, 2]
+    ingest.turn()
+    assert ingest.broker.acked == [1, 2, 3, 4]
+    assert ingest.receipts() == [(number, "stored", "") for number in (1, 2, 3, 4)]
+
+
+def test_a_store_that_fails_meanwhile_has_what_it_failed_with_again(ingest: Ingest) -> None:
+    ingest.service._limit = 2
+    ingest.store.down = "gone"
+    for number in (1, 2, 3, 4):
+        ingest.send(number)
+    for _ in range(4):
+        ingest.turn()
+    assert (ingest.receipts(), ingest.service._writer.waiting_rows) == ([], 8)
+    ingest.store.down = ""
+    ingest.turn(10)
+    assert ingest.receipts() == [(number, "stored", "") for number in (1, 2, 3, 4)]
+    assert ingest.service._writer.waiting_rows == 0
 
 
 # ---- the store is down -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from vitals.packets import PacketStream, Published, acknowledgements
 
 QOS1 = b"\x32\x0c" + b"\x00\x03a/b" + b"\x12\x34" + b"\x00" + b"hey!"
 QOS0_RETAINED = b"\x31\x06" + b"\x00\x01c" + b"\x00" + b"ok"
-WITH_EXPIRY = b"\x3a\x0c" + b"\x00\x01d" + b"\x00\x07" + b"\x05" + b"\x02\x00\x00\x00\x3c" + b""
+WITH_EXPIRY = b"\x3a\x0b" + b"\x00\x01d" + b"\x00\x07" + b"\x05" + b"\x02\x00\x00\x00\x3c"
 """Sent again (DUP), with a message expiry of 60 s and no payload."""
 LONG = b"\x32\xc8\x01" + b"\x00\x01e" + b"\x00\x08" + b"\x00" + b"x" * 194
 """200 bytes: a length of two bytes, 0xC8 0x01."""

@@ -218,6 +218,12 @@ def test_a_second_download_in_a_later_visit_is_not_that_patients_newest(store: S
     assert words(store.append([first, evaluation_row(of=first.message, version=2)])) == ["duplicate", "stored"]
 
 
+def test_an_evaluation_of_what_was_refused_in_the_same_batch_is_not_kept(store: Store) -> None:
+    first, other = observation_row(quantities=bp(118, 76)), observation_row(quantities=bp(181, 76), seq=2)
+    rows = [first, other, evaluation_row(of=other.message), evaluation_row(of=first.message)]
+    assert words(store.append(rows)) == ["stored", "refused", "duplicate", "stored"]
+
+
 def test_an_evaluation_of_a_reading_that_is_not_kept_is_not_kept_either(store: Store) -> None:
     absent = observation_row().message
     assert words(store.append([evaluation_row(of=absent)])) == ["duplicate"]

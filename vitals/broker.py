@@ -37,8 +37,8 @@ SESSION_EXPIRY_S: Final = 3600
 MAX_TOLD: Final = 64
 """Topics a denial was logged for by name; further ones are counted."""
 MAX_TAKEN: Final = 500_000
-"""Bytes of payload after which `take` takes no more: some 1,200 readings. A backlog comes in packs, and hundreds of
-packs at once would keep a fresh reading waiting for seconds."""
+"""Bytes of payload after which `take` takes no more: some 1,200 readings. A backlog comes in packs: hundreds of them at
+once would keep a fresh reading waiting for seconds."""
 READ: Final = 65_536
 """Bytes asked of the socket at a time: some 150 readings."""
 _log = Log("broker")
@@ -114,6 +114,10 @@ class _Client(mqtt.Client):
                 raise BlockingIOError
         part, self._others = self._others[:bufsize], self._others[bufsize:]
         return part
+
+    def end(self) -> None:
+        """After the loop. Left to itself, paho closes the sockets it wakes itself by only when it is collected."""
+        self._reset_sockets()
 
     def acknowledge(self, mids: Sequence[int]) -> None:
         self._packet_queue(PUBACK, acknowledgements(mids), mids[-1], 1)
@@ -206,6 +210,7 @@ class Broker:
         """Disconnect and end the thread. The will is not published: say goodbye by `publish` before."""
         self._client.disconnect()
         self._client.loop_stop()
+        self._client.end()
 
     @property
     def trouble(self) -> tls.Trouble | None:
