@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from simulators.core.scenario import Room, Scenario
 from tests.clinic import Clinic
 from tests.ingest_making import observation
 from tests.parts import Mosquitto, free_port, needs, wait_until
@@ -406,9 +407,9 @@ class SecureClinic(Clinic):
 
     def __init__(self, folder: Path, provision: Path) -> None:
         super().__init__(folder, "", broker_port=1)
-        demo_settings.write(
-            folder, rooms=2, board_port=self.board_port, broker_port=1, window=1000, seed=3, interval_s=12
-        )
+        calm = Room(name="Nguyen, Linh", age=34, sex="female", options={"bp_gatt": {"interval_s": 12.0}})
+        scenario = Scenario(title="two calm rooms", see="nothing but readings", rooms=[calm, calm])
+        demo_settings.write(folder, scenario, board_port=self.board_port, broker_port=1, window=1000, seed=3)
         # The generated lines, and the rest of the demo's settings below them, as a person would put them together.
         _, _, rest = self.config.read_text(encoding="utf-8").partition("[gateway]\n")
         rest = rest.partition('id = "gateway-1"\n')[2]
