@@ -341,6 +341,29 @@ def test_a_host_that_talks_rubbish_is_cut_off(tmp_path: Path) -> None:
     run(story())
 
 
+def test_a_swallowed_cancellation_does_not_keep_the_air_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As asyncio.wait_for does before Python 3.12, when the answer comes together with the cancellation."""
+    at_it = asyncio.Event()
+
+    async def swallow_the_first(_self: Peripheral) -> None:
+        first = not at_it.is_set()
+        at_it.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if not first:
+                raise
+
+    monkeypatch.setattr(Peripheral, "_steer", swallow_the_first)
+
+    async def story() -> None:
+        async with asyncio.timeout(10):
+            async with box_on_air(tmp_path, Box()):
+                await at_it.wait()
+
+    run(story())
+
+
 def test_a_failing_device_ends_the_air_loudly(tmp_path: Path) -> None:
     class Broken(Box):
         def advance(self, until: int) -> list[Send]:

@@ -141,8 +141,11 @@ class Peripheral:
     async def run(self) -> None:
         """Be on the air until cancelled."""
         await self._stack.power_on()
+        task = asyncio.current_task()
         try:
-            while True:
+            # Looked at, not only waited for: `asyncio.wait_for`, which bumble uses, swallows a cancellation that comes
+            # together with the answer (before Python 3.12), and the simulators would never end.
+            while task is None or not task.cancelling():
                 answers, self._answers = self._answers, []
                 for send in answers + self.device.advance(self._clock.now()):
                     await self._put(send)
