@@ -1,16 +1,13 @@
 """The tools of a driver writer: `vitals decode`, `devices` and `scan`, called as people call them."""
 
-import io
 import json
 import os
 import re
 import shlex
-import signal
 import stat
-import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -25,46 +22,19 @@ from drivers.core import registry
 from drivers.transports import nearby
 from tests import vectors
 from tests.clinic import Clinic
+from tests.command import Run, Vitals
 from tests.shared import needs_shared, shared_vectors
-from tests.test_cli import Run, refused
+from tests.test_cli import refused
 from tests.vectors import Step, Vector
-from vitals import log
-from vitals.cli import decoding, main
+from vitals.cli import decoding
 from vitals.cli.event_json import event_line
 from vitals.cli.plain import toml_table, toml_text
 from vitals.driver import OptionValue
 from vitals.model import Fault, Observation, Quantity, SampleArray
 from vitals.settings import load
 
-Vitals = Callable[..., Run]
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 AT = 1_764_000_000_000_000_000
-
-
-@pytest.fixture
-def vitals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Run]]:
-    """`vitals ARGUMENTS` in this process, in an empty folder."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    umask = os.umask(0o022)
-    monkeypatch.setattr(log, "set_up", lambda _level: None)
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("VITALS_")]:
-        monkeypatch.delenv(name)
-
-    def run(*arguments: str, stdin: str = "") -> Run:
-        monkeypatch.setattr(sys, "argv", ["vitals", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return Run(int(ended.value.code or 0), out, err)
-
-    yield run
-    os.umask(umask)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def events(run: Run) -> list[dict[str, Any]]:
