@@ -380,7 +380,7 @@ def test_without_bluetooth_the_serial_lines_are_listed_all_the_same(
     lasting.mkdir()
     monkeypatch.setattr(nearby, "BleakScanner", NoAdapter)
     monkeypatch.setattr(nearby, "BY_ID", lasting)
-    monkeypatch.setattr(nearby.list_ports, "comports", lambda: [Port()])
+    monkeypatch.setattr("serial.tools.list_ports.comports", lambda: [Port()])
     run = vitals("scan")
     assert run.returncode == 0
     assert "/dev/ttyUSB7, FT232R USB UART, 0403:6001, ekg_openview, glucometer_ultramini" in run.stdout
@@ -420,7 +420,7 @@ def test_what_a_stranger_calls_itself_stays_on_its_line(
     tmp_path: Path, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nearby, "BleakScanner", Stranger)
-    monkeypatch.setattr(nearby.list_ports, "comports", lambda: [StrangePort()])
+    monkeypatch.setattr("serial.tools.list_ports.comports", lambda: [StrangePort()])
     text = vitals("scan", "--seconds", "0.1").stdout
     assert all(line.isprintable() for line in text.split("\n"))
     assert '  C0:00:00:00:00:09, x?[2J??1m??[[gateway.devices]]?name = "mine"??, -40 dBm, bp_gatt\n' in text
