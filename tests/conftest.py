@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.command import vitals as vitals  # a fixture for everybody
 from tests.influx_making import NamedStores
 from tests.parts import Influx, Mosquitto
 

@@ -197,7 +197,7 @@ def test_not_committed_is_kept_and_sent_again(tmp_path: Path, failure: str) -> N
                 return future
 
             async with BleakClient(ADDRESS, lambda _client: ended.set(), backend=client) as host:
-                host._backend._gatt.confirm_timeout_s = 0.1
+                host._backend._gatt.confirm_timeout_s = 0.1  # type: ignore[attr-defined]
                 await host.start_notify(MEASUREMENT, arrived)
                 await asyncio.wait_for(ended.wait(), 5)
                 assert not host.is_connected
@@ -264,7 +264,7 @@ def test_a_dead_host_leaves_the_device_free(tmp_path: Path) -> None:
             await host.connect()
             await host.start_notify(MEASUREMENT, lambda _c, _d: asyncio.get_running_loop().create_future())
             await until(lambda: box.sent == 1)
-            host._backend._adapter._transport.abort()  # as when the gateway's process is killed
+            host._backend._adapter._transport.abort()  # type: ignore[attr-defined]  # as when the gateway's process is killed
             await until(lambda: not box.listening)
             assert box.stored == [b"kept"]
             await host.disconnect()

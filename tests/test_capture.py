@@ -23,9 +23,9 @@ from drivers.core.registry import load_all
 from drivers.ekg_openview import DRIVER
 from simulators.core.playback import CapturedDevice, Line, Playback
 from tests.clinic import Clinic
+from tests.command import Vitals
 from tests.parts import wait_until
 from tests.test_cli import refused
-from tests.test_tools import Vitals, vitals  # noqa: F401  a fixture
 from vitals.driver import complete_options
 from vitals.errors import VitalsError
 from vitals.messages import EventMessage, ObservationMessage, decode_strips
@@ -174,7 +174,7 @@ UNPLAYABLE = [
 @pytest.mark.parametrize(("text", "named"), UNPLAYABLE, ids=lambda text: text[-40:])
 def test_a_capture_that_cannot_be_replayed_is_explained(
     tmp_path: Path,
-    vitals: Vitals,  # noqa: F811
+    vitals: Vitals,
     text: str,
     named: str,
 ) -> None:
@@ -184,7 +184,7 @@ def test_a_capture_that_cannot_be_replayed_is_explained(
     assert list(tmp_path.iterdir()) == [path], "nothing appears before the whole file was found in order"
 
 
-def test_a_capture_is_decoded_by_its_own_driver_and_options(tmp_path: Path, vitals: Vitals) -> None:  # noqa: F811
+def test_a_capture_is_decoded_by_its_own_driver_and_options(tmp_path: Path, vitals: Vitals) -> None:
     path = write(tmp_path, STEPS[:4])
     lines = [json.loads(line) for line in vitals("decode", "ekg_openview", "--capture", str(path)).stdout.splitlines()]
     ekg = next(line for line in lines if line.get("metric") == "ekg")

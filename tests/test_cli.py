@@ -11,16 +11,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import typer.main
 
+from tests.command import Run, Vitals
 from tests.parts import Mosquitto, free_port, needs
-from vitals import log
-from vitals.cli import app, main
+from vitals.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -32,14 +30,6 @@ def environ(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1", **more}
 
 
-class Run(NamedTuple):
-    """What a command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 def program(folder: Path, *arguments: str) -> Run:
     """`python -m vitals.cli ARGUMENTS` in `folder`, until it ends."""
     command = [sys.executable, "-m", "vitals.cli", *arguments]
@@ -47,36 +37,6 @@ def program(folder: Path, *arguments: str) -> Run:
         command, cwd=folder, env=environ(), capture_output=True, text=True, check=False, timeout=60
     )  # fmt: skip
     return Run(run.returncode, run.stdout, run.stderr)
-
-
-@pytest.fixture
-def vitals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Run]]:
-    """The same in this process. Logging stays as it is, and signal handlers are put back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    umask = os.umask(0o022)
-    monkeypatch.setattr(log, "set_up", lambda _level: None)
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("VITALS_")]:
-        monkeypatch.delenv(name)
-
-    def run(*arguments: str, **more: str) -> Run:
-        for name, value in {"COLUMNS": "120", "NO_COLOR": "1", **more}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["vitals", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return Run(int(ended.value.code or 0), out, err)
-
-    yield run
-    os.umask(umask)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-Vitals = Callable[..., Run]
 
 
 def refused(run: Run, code: int) -> str:

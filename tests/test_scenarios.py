@@ -287,5 +287,5 @@ def test_a_scenario_that_is_wrong_is_explained(text: str, words: str, tmp_path: 
 
 
 def test_outages_name_parts_of_the_demo() -> None:
-    parts = msgspec.inspect.type_info(scenario.Outage).fields[0].type  # type: ignore[union-attr]
-    assert set(parts.values) == {"broker", *PARTS}  # type: ignore[union-attr]
+    parts = msgspec.inspect.type_info(scenario.Outage).fields[0].type  # type: ignore[attr-defined]
+    assert set(parts.values) == {"broker", *PARTS}  # type: ignore[attr-defined]

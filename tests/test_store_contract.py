@@ -284,9 +284,9 @@ def test_the_board_reads_what_is_appended_and_needs_no_more(opener: Opener, tmp_
         assert (reader.store_id, reader.latest("4")) == (store.store_id, [])
         sent = [evaluation_row(), strip_row()]
         store.append(sent)
-        assert reader.latest("4") == [sent[0].message]
+        assert reader.latest("4") == [sent[0].message]  # type: ignore[attr-defined]
         assert [point.value for point in reader.history("4", "bp_sys", T0)] == [118.0]
-        assert reader.strip("gateway-1", "cuff-1", "ekg", T0, T0 + NS) == [sent[1].message]
+        assert reader.strip("gateway-1", "cuff-1", "ekg", T0, T0 + NS) == [sent[1].message]  # type: ignore[attr-defined]
         assert reader.counts() == {"observation": 0, "strip": 1, "event": 0, "evaluation": 1}
     store.close()
 

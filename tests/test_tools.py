@@ -1,16 +1,13 @@
 """The tools of a driver writer: `vitals decode`, `devices` and `scan`, called as people call them."""
 
-import io
 import json
 import os
 import re
 import shlex
-import signal
 import stat
-import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -25,46 +22,19 @@ from drivers.core import registry
 from drivers.transports import nearby
 from tests import vectors
 from tests.clinic import Clinic
+from tests.command import Run, Vitals
 from tests.shared import needs_shared, shared_vectors
-from tests.test_cli import Run, refused
+from tests.test_cli import refused
 from tests.vectors import Step, Vector
-from vitals import log
-from vitals.cli import decoding, main
+from vitals.cli import decoding
 from vitals.cli.event_json import event_line
 from vitals.cli.plain import toml_table, toml_text
 from vitals.driver import OptionValue
 from vitals.model import Fault, Observation, Quantity, SampleArray
 from vitals.settings import load
 
-Vitals = Callable[..., Run]
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 AT = 1_764_000_000_000_000_000
-
-
-@pytest.fixture
-def vitals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Run]]:
-    """`vitals ARGUMENTS` in this process, in an empty folder."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    umask = os.umask(0o022)
-    monkeypatch.setattr(log, "set_up", lambda _level: None)
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("VITALS_")]:
-        monkeypatch.delenv(name)
-
-    def run(*arguments: str, stdin: str = "") -> Run:
-        monkeypatch.setattr(sys, "argv", ["vitals", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return Run(int(ended.value.code or 0), out, err)
-
-    yield run
-    os.umask(umask)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def events(run: Run) -> list[dict[str, Any]]:
@@ -410,7 +380,7 @@ def test_without_bluetooth_the_serial_lines_are_listed_all_the_same(
     lasting.mkdir()
     monkeypatch.setattr(nearby, "BleakScanner", NoAdapter)
     monkeypatch.setattr(nearby, "BY_ID", lasting)
-    monkeypatch.setattr(nearby.list_ports, "comports", lambda: [Port()])
+    monkeypatch.setattr("serial.tools.list_ports.comports", lambda: [Port()])
     run = vitals("scan")
     assert run.returncode == 0
     assert "/dev/ttyUSB7, FT232R USB UART, 0403:6001, ekg_openview, glucometer_ultramini" in run.stdout
@@ -450,7 +420,7 @@ def test_what_a_stranger_calls_itself_stays_on_its_line(
     tmp_path: Path, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nearby, "BleakScanner", Stranger)
-    monkeypatch.setattr(nearby.list_ports, "comports", lambda: [StrangePort()])
+    monkeypatch.setattr("serial.tools.list_ports.comports", lambda: [StrangePort()])
     text = vitals("scan", "--seconds", "0.1").stdout
     assert all(line.isprintable() for line in text.split("\n"))
     assert '  C0:00:00:00:00:09, x?[2J??1m??[[gateway.devices]]?name = "mine"??, -40 dBm, bp_gatt\n' in text

@@ -152,10 +152,10 @@ class AirClient(BaseBleakClient):
             await adapter.close()
 
     async def pair(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("the simulated air does not pair")
+        raise BleakError("the simulated air does not pair")
 
     async def unpair(self) -> None:
-        raise NotImplementedError("the simulated air does not pair")
+        raise BleakError("the simulated air does not pair")
 
     def _ready(self) -> tuple[Adapter, GattClient]:
         if self._adapter is None or self._gatt is None:
