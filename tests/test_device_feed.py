@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from drivers.core.feed import DeviceFeed, Draft
+from drivers.core.draft import Draft
+from drivers.core.feed import DeviceFeed
 from vitals import settings
 from vitals.clock import NS
 from vitals.driver import BleSpec, Driver, SerialSpec

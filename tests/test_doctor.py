@@ -308,7 +308,7 @@ def test_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynchronis
 @pytest.mark.parametrize(("answer", "told"), [(5, True), (0, False), (-1, None)])
 def test_the_kernel_is_asked(monkeypatch: pytest.MonkeyPatch, answer: int, told: bool | None) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda *_a, **_k: type("C", (), {"adjtimex": lambda _s, _t: answer})())
+    monkeypatch.setattr("ctypes.CDLL", lambda *_a, **_k: type("C", (), {"adjtimex": lambda _s, _t: answer})())
     assert machine.unsynchronised() is told
 
 

@@ -414,8 +414,9 @@ def test_pages_of_a_bucket_are_small_and_overlap_in_nothing(influx_site: Site, m
     influx_site.fill(list(readings))
     with closing(open_scan(influx_site.settings)) as scan:
         sizes: list[int] = []
-        query = scan._bucket.query
-        monkeypatch.setattr(scan._bucket, "query", lambda text: sizes.append(len(found := query(text))) or found)
+        bucket = scan._bucket  # type: ignore[attr-defined]
+        query = bucket.query
+        monkeypatch.setattr(bucket, "query", lambda text: sizes.append(len(found := query(text))) or found)
         found = [one.row.message.id for one in scan.rows("observation", Span())]
     assert sorted(found) == [f"{n:032x}" for n in range(40)]
     assert max(sizes) <= 20 and len(sizes) > 3
