@@ -25,10 +25,10 @@ def part(measured: Measured) -> list[str]:
     return lines + [f"- {note}" for note in measured.notes]
 
 
-def replaced(page: str, lines: Sequence[str]) -> str:
+def replaced(page: str, lines: Sequence[str], begin: str = BEGIN, end: str = END) -> str:
     """The page with `lines` between its markers. Raises ValueError when it does not have both, once, in order."""
-    head, begun, rest = page.partition(BEGIN)
-    _, ended, tail = rest.partition(END)
-    if not (begun and ended) or BEGIN in rest or END in head + tail:
-        raise ValueError(f"no place for the figures: expected one line {BEGIN!r} and after it one line {END!r}")
-    return "\n".join([head + BEGIN, *lines, END]) + tail
+    head, begun, rest = page.partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not (begun and ended) or begin in rest or end in head + tail:
+        raise ValueError(f"no place for the figures: expected one line {begin!r} and after it one line {end!r}")
+    return "\n".join([head + begin, *lines, end]) + tail

@@ -33,6 +33,7 @@ from vitals.errors import PortTaken
 from vitals.log import Log
 from vitals.messages import FlaggedMessage
 from vitals.settings import Settings
+from vitals.telemetry.report import Report
 from vitals.telemetry.watch import Watch
 from vitals.topics import Topics
 
@@ -45,7 +46,7 @@ TREND_MAX_MIN: Final = 24 * 60
 CLOSE_S: Final = 5
 REPORT_MS: Final = 1000
 FILL_S: Final = 10.0
-"""Between tries to read what the store knows, after it could not be read at the start."""
+"""Between looks at the store: what it could not tell at the start is read then, and a dead one is noticed."""
 NOT_READ: Final = "the store could not be read; only readings since the board's start are listed"
 HELLO_BYTES: Final = 16_384
 """A page sends pings and subscriptions, far below this."""
@@ -112,6 +113,10 @@ class Board:
         self.visits = Visits(config.board.rooms, topics, now)
         self.rooms = Rooms(config, topics, self.visits.by_room, now)
         self.assets = assets.load(clinic=config.site.name)
+        self.store_fault = ""
+        """Why the store could not be read when it was last asked; empty when it could."""
+        self.pulled = clock.monotonic()
+        """When the broker's queue was last looked into."""
         self._store_lock = asyncio.Lock()
         self._unfilled = set(self.rooms.rooms) if store else set()
         """Rooms whose tiles do not yet have what the store knows; their metrics are not known either."""
@@ -124,11 +129,17 @@ class Board:
                 self._show_latest(room, self._latest(room))  # nobody to tell yet
             except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
                 self.rooms.services.fault("history that could not be read")
-                _log.warning("store not read", room=room, reason=error, do=_MEND_STORE)
+                self._not_read(room, error)
                 return
 
     def _latest(self, room: str) -> Sequence[FlaggedMessage]:
-        return self.store.latest(room) if self.store else []
+        stored = self.store.latest(room) if self.store else []
+        self.store_fault = ""
+        return stored
+
+    def _not_read(self, room: str, error: Exception) -> None:
+        self.store_fault = str(error) or type(error).__name__
+        _log.warning("store not read", room=room, reason=error, do=_MEND_STORE)
 
     def _show_latest(self, room: str, stored: Sequence[FlaggedMessage]) -> list[Change]:
         changes = self.rooms.fill(room, stored, self.clock.now())
@@ -136,23 +147,23 @@ class Board:
         return changes
 
     async def keep_filling(self) -> None:
-        """Begin again with the rooms that the store could not be read for, until there are none."""
-        while self._unfilled:
+        """For ever: fill the rooms that the store could not be read for; else see that it still can be read."""
+        while self.store is not None:
             await asyncio.sleep(FILL_S)
-            for room in sorted(self._unfilled):
+            for room in sorted(self._unfilled) or sorted(self.rooms.rooms)[:1]:
                 async with self._store_lock:
-                    if not await self._fill_late(room):
-                        break
+                    await self._fill_late(room)
+                if self.store_fault:
+                    break
 
-    async def _fill_late(self, room: str) -> bool:
-        """Whether the room has what the store knows; asked in a thread, with the lock held."""
-        if room in self._unfilled:
-            try:
-                stored = await asyncio.to_thread(self._latest, room)
+    async def _fill_late(self, room: str) -> None:
+        """Asked in a thread, with the lock held."""
+        try:
+            stored = await asyncio.to_thread(self._latest, room)
+            if room in self._unfilled:
                 self.feed.tell(self._show_latest(room, stored), self.clock.now())
-            except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
-                _log.warning("store not read", room=room, reason=error, do=_MEND_STORE)
-        return room not in self._unfilled
+        except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
+            self._not_read(room, error)
 
     def application(self) -> Starlette:
         """The web application: every route there is."""
@@ -187,6 +198,7 @@ class Board:
             "seq": self.feed.feed_seq, "pages": len(self.feed.clients), "rooms": len(self.rooms.rooms),
             "broker": services.broker_up, "faults": services.faults,
             "waiting": sum(len(client.json) + len(client.ekg) for client in self.feed.clients),
+            "turned_away": self.feed.turned_away,
             "ekg_dropped": sum(client.ekg_dropped for client in self.feed.clients),
         })  # fmt: skip
 
@@ -201,7 +213,9 @@ class Board:
         now = self.clock.now()
         since = now - int(minutes) * 60 * NS
         async with self._store_lock:
-            known = await self._fill_late(room)
+            if room in self._unfilled:
+                await self._fill_late(room)
+            known = room not in self._unfilled
             stored, fault = await asyncio.to_thread(self._stored, room, since) if known else ({}, NOT_READ)
         found = self.rooms.merge_history(room, stored, ms(since))
         listed, of = rows(found)
@@ -216,7 +230,7 @@ class Board:
         try:
             return {key: self.store.history(room, key, since) for key in keys}, ""
         except Exception as error:  # noqa: BLE001 - any store may stand behind the protocol
-            _log.warning("store not read", room=room, reason=error, do=_MEND_STORE)
+            self._not_read(room, error)
             return {}, NOT_READ
 
     # -- the live socket -----------------------------------------------------------------------------------------
@@ -228,6 +242,7 @@ class Board:
             await socket_.close(FOREIGN_ORIGIN)
             return
         if len(self.feed.clients) >= MAX_PAGES:
+            self.feed.turned_away += 1
             _log.warning("page refused", open=MAX_PAGES, do="close pages nobody looks at")
             await socket_.close(OVERLOADED)
             return
@@ -258,12 +273,33 @@ class Board:
 
     # -- what runs beside the server ------------------------------------------------------------------------------
 
+    def report(self, broker: BrokerLink[A]) -> Report:
+        """For the health page."""
+        deaf_s = (self.clock.monotonic() - self.pulled) / NS
+        return report(self.feed, broker, self.clock.now(), store_fault=self.store_fault, deaf_s=deaf_s)
+
+    async def every(self, period_ms: int, work: Callable[[], None]) -> None:
+        """Call `work` each period, without drift; periods that were missed are skipped, not made up for."""
+        loop = asyncio.get_running_loop()
+        period = period_ms / 1000
+        due = loop.time()
+        while True:
+            due = max(due + period, loop.time())
+            await asyncio.sleep(due - loop.time())
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - one bad turn must not stop the board
+                self.rooms.services.fault("turn of the board that failed")
+                reason = f"{type(error).__name__}: {error}"
+                _log.error("board turn failed", reason=reason, do="report it; the board goes on")
+
     async def pull(self, broker: BrokerLink[A]) -> None:
         """Take what the broker has, for ever, and keep the leases of the visits."""
         loop = asyncio.get_running_loop()
         was = False
         while True:
             batch = await loop.run_in_executor(None, broker.take, TAKE, TAKE_S)
+            self.pulled = self.clock.monotonic()
             now = self.clock.now()
             connected = broker.connected
             self.feed.link(connected, broker.fault, now)
@@ -287,21 +323,6 @@ async def _write(socket_: WebSocket, client: Client, wake: asyncio.Event) -> Non
             while (item := client.next()) is not None:
                 await (socket_.send_text(item) if isinstance(item, str) else socket_.send_bytes(item))
             await wake.wait()
-
-
-async def _every(period_ms: int, work: Callable[[], None]) -> None:
-    """Call `work` each period, without drift; periods that were missed are skipped, not made up for."""
-    loop = asyncio.get_running_loop()
-    period = period_ms / 1000
-    due = loop.time()
-    while True:
-        due = max(due + period, loop.time())
-        await asyncio.sleep(due - loop.time())
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 - one bad turn must not stop the board
-            reason = f"{type(error).__name__}: {error}"
-            _log.error("board turn failed", reason=reason, do="report it; the board goes on")
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:
@@ -357,14 +378,14 @@ async def serve(
     ))  # fmt: skip
     work: list[Awaitable[None]] = [
         board.pull(broker),
-        _every(BEAT_MS, lambda: feed.beat(clock.now())),
-        _every(MERGE_MS, feed.flush),
-        _every(FRAME_MS, lambda: feed.send_frame(clock.now())),
+        board.every(BEAT_MS, lambda: feed.beat(clock.now())),
+        board.every(MERGE_MS, feed.flush),
+        board.every(FRAME_MS, lambda: feed.send_frame(clock.now())),
     ]
     if watch is not None:
-        work.append(_every(REPORT_MS, lambda: watch.publish(report(feed, broker, clock.now()))))
+        work.append(board.every(REPORT_MS, lambda: watch.publish(board.report(broker))))
     tasks = [asyncio.ensure_future(item) for item in work]
-    filling = asyncio.create_task(board.keep_filling())  # ends, and the board goes on
+    filling = asyncio.create_task(board.keep_filling())  # ends at once where there is no store
     stopping = asyncio.create_task(stop.wait())
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     _log.info("board up", url=f"http://{config.board.host}:{listener.getsockname()[1]}/")

@@ -114,7 +114,7 @@ class Feed:
         """Room and key of what was told in this turn of MERGE_MS."""
         self._beat = 0
         self._frame = 0
-        self.gaps = self.closed = self.ekg_dropped = 0
+        self.gaps = self.closed = self.turned_away = self.ekg_dropped = 0
         """Of all pages since the start; the frames, of those that have left."""
 
     # -- from the broker -----------------------------------------------------------------------------------------

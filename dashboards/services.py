@@ -21,6 +21,8 @@ SILENT_S: Final = 30
 CLOCK_OFF_MS: Final = 2000
 """Past this, a gateway's readings bind to no visit."""
 MAX_GATEWAYS: Final = 64
+QUOTA_S: Final = 60
+"""So long after ingest last turned something away its gateway is in the alarm strip; the count stays in the list."""
 
 _INGEST: Final = msgspec.json.Decoder(IngestStatus)
 _GATEWAY: Final = msgspec.json.Decoder(GatewayStatus)
@@ -42,6 +44,8 @@ def outbox_troubles(status: GatewayStatus) -> list[tuple[str, str]]:
         found.append(("damage", status.set_aside))
     if status.foreign_receipts:
         found.append(("foreign", f"{status.foreign_receipts} receipts of a store that is not ours, ignored"))
+    if status.denied:
+        found.append(("denied", "the broker's access rules refuse its messages: see its log"))
     return [(what, clean(txt)) for what, txt in found]
 
 
@@ -54,13 +58,14 @@ class Services:
         self.broker_why = "not connected yet"
         self.broker_since = now
         self.ingest: IngestStatus | None = None
-        self._ingest_payload = b""
         self._beats = 0
         self._heard = now
         self.gateways: dict[str, GatewayStatus] = {}
         self._gone: dict[str, Instant] = {}
         """When each offline gateway went, by our clock: its will carries the time its session began."""
         self._ingest_gone: Instant = 0
+        self._over_quota: dict[str, Instant] = {}
+        """When we last heard that ingest turned something of this gateway away."""
         self.faults: dict[str, int] = {}
         self._told: dict[str, Any] = {}
 
@@ -86,14 +91,19 @@ class Services:
         return True
 
     def ingest_status(self, payload: bytes, now: Instant) -> bool:
-        status = _INGEST.decode(payload)
+        status = msgspec.structs.replace(_INGEST.decode(payload), now=0)  # its clock is for the gateways
         old = self.ingest
         if not status.online and old is not None and old.online and old.session != status.session:
             return False  # the late will of an ingest that was replaced
-        self._beats = self._beats + 1 if payload == self._ingest_payload else 0
-        self._ingest_payload = payload
+        if old is None or old.session != status.session:
+            self._beats = 0
+        self._beats += status == old  # counts that move in between take nothing back: a busy one may hang too
         if not status.online and (old is None or old.online):
             self._ingest_gone = self._went(old, now)
+        if old is not None:
+            before = old.over_quota if old.session == status.session else {}
+            grew = {name for name, count in status.over_quota.items() if count > before.get(name, 0)}
+            self._over_quota |= dict.fromkeys(grew, now)
         self.ingest = status
         self.heard(now)
         return status != old
@@ -147,13 +157,21 @@ class Services:
         elif self.broker_up:
             txt, since = self._ingest_trouble(now)
             band = {"txt": txt, "since": since} if txt else None
-        return {"band": band, "notices": [*self._store_notice(), *self._gateway_notices(), *self._fault_notice()]}
+        return {"band": band, "notices": [*self._ingest_notices(now), *self._gateway_notices(), *self._fault_notice()]}
 
-    def _store_notice(self) -> list[dict[str, Any]]:
-        if self.ingest is None or not self.ingest.online or not self.ingest.store_fault:
+    def _ingest_notices(self, now: Instant) -> list[dict[str, Any]]:
+        """Those of its own, and the gateways that it turns away: they learn nothing of it themselves."""
+        if self.ingest is None or not self.ingest.online:
             return []
-        txt = clean(f"Readings are shown but not stored: {self.ingest.store_fault}")
-        return [{"id": "store", "who": "Store", "txt": txt, "since": 0}]
+        found = []
+        if self.ingest.store_fault:
+            found.append(("store", "Store", f"Readings are shown but not stored: {self.ingest.store_fault}"))
+        if self.ingest.denied:
+            found.append(("denied", "Checking", "the broker's access rules refuse its messages: see its log"))
+        for name, at in sorted(self._over_quota.items()):
+            if now - at <= QUOTA_S * NS:
+                found.append((f"quota/{name}", name, "sends more than it may: some of it is not taken"))
+        return [{"id": id_, "who": clean(who), "txt": clean(txt), "since": 0} for id_, who, txt in found]
 
     def _gateway_notices(self) -> list[dict[str, Any]]:
         notices = []
@@ -186,13 +204,14 @@ class Services:
                 "store_fault": clean(status.store_fault), "profile": clean(status.profile),
                 "rules": clean(status.rules_hash),
                 "refused": {clean(why): n for why, n in status.refused.items()},
-                "missing": status.missing_s,
+                "over_quota": {clean(name): n for name, n in status.over_quota.items()},
+                "denied": status.denied, "missing": status.missing_s,
             },
             "gateways": [
                 {
                     "id": name, "online": gateway.online, "backlog": gateway.backlog,
                     "since": ms(gateway.since if gateway.online else self._gone.get(name, 0)),
-                    "refused": gateway.refused, "clock_off": gateway.clock_off_ms,
+                    "refused": gateway.refused, "denied": gateway.denied, "clock_off": gateway.clock_off_ms,
                     "outbox": [txt for _, txt in outbox_troubles(gateway)],
                 }
                 for name, gateway in sorted(self.gateways.items())

@@ -24,6 +24,7 @@ _TOGETHER: Final = {
     "hr_ekg": "pulse", "hr_device": "pulse", "pulse_oximeter": "pulse", "pulse_cuff": "pulse",
 }  # fmt: skip
 """Values that tell of one thing make one alert: two boards counting the same fast heart are not two alarms."""
+_EPISODIC: Final = frozenset(key for key, metric in METRICS.items() if metric.pace == "episodic")
 
 
 class Change(NamedTuple):
@@ -68,7 +69,7 @@ class Alerts:
         changes: list[Change] = []
         for key, flags in _by_condition(message).items():
             condition = self._condition(room, key)
-            condition.spot = all(METRICS[metric].pace == "episodic" for metric in flags)
+            condition.spot = _EPISODIC.issuperset(flags)
             alerts = {metric: _alert(key, metric, flag, message, now) for metric, flag in flags.items()}
             if not _hear(condition, alerts, message, now):
                 # Late: a continuous value says nothing of now; a spot reading is news, and may raise, not lower.

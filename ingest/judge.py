@@ -12,6 +12,7 @@ from ingest.binding import Binding, bind
 from ingest.ekg.lane import Rate
 from ingest.evaluate import NO_PATIENT, Evaluator, Reading, not_evaluated
 from ingest.rules import RuleSet
+from ingest.seen import Seen
 from ingest.store.contract import Address
 from vitals.clock import NS, Instant
 from vitals.log import Log
@@ -20,8 +21,6 @@ from vitals.model import Quantity, Validity
 
 LATE_S: Final = 60
 """Seconds between measuring and arriving from which on a reading is marked late."""
-MAX_SEEN: Final = 100_000
-"""Ids remembered, so that a resent reading is stored, answered, and neither shown nor alarmed again."""
 INTERNAL: Final = "internal error"
 _log = Log("ingest.judge")
 
@@ -58,12 +57,12 @@ class Judge:
         self.rules = rules
         self.associations = Associations()
         self._evaluator = Evaluator(rules)
-        self._seen: dict[str, None] = {}
+        self._seen = Seen()
         self._items: list[_Item] = []
 
     def remember(self, ids: Sequence[str]) -> None:
-        """Readings that were seen before the start."""
-        self._seen = dict.fromkeys(ids[-MAX_SEEN:])
+        """Readings that were seen before the start, oldest first."""
+        self._seen = Seen(ids)
 
     def drop_readings(self) -> None:
         """Their messages will be given again. Heart rates stay: their strips are not analysed twice."""
@@ -139,7 +138,7 @@ class Judge:
         try:
             return self._evaluator.evaluate(readings)
         except Exception:  # noqa: BLE001  a bug met by one reading must not hide the others
-            _log.exception("evaluation failed", readings=len(readings))
+            _log.exception("evaluation failed", readings=len(readings), do="report it with this traceback")
         return [None] if len(readings) == 1 else [answer for one in readings for answer in self._evaluate([one])]
 
     def _judged(self, item: _Item, answer: dict[str, FlaggedValue] | None) -> Judged:
@@ -149,16 +148,8 @@ class Judge:
         elif item.binding.why:
             values = {key: _unbound(value, item.binding.why) for key, value in values.items()}
         item.message.values.update(values)
-        fresh = item.live and (item.source is None or self._fresh(item.message.id))
+        fresh = item.live and (item.source is None or self._seen.add(item.message.id, item.message.gateway))
         return Judged(item.room, item.message, fresh, item.source, item.binding.ahead, answer is None)
-
-    def _fresh(self, key: str) -> bool:
-        if key in self._seen:
-            return False
-        self._seen[key] = None
-        if len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
-        return True
 
 
 def _unbound(value: FlaggedValue, why: str) -> FlaggedValue:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
+
 from ingest.pipeline import Pipeline
 from ingest.rules import load_rules
 from ingest.store.contract import Store
@@ -52,6 +54,8 @@ class BrokerPort(Protocol):
     def trouble(self) -> Trouble | None: ...
     @property
     def denied(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def publish(
@@ -82,14 +86,13 @@ def run(
     clock: Clock,
     stop: threading.Event,
     *,
-    store_factory: Callable[[Settings], Store] = open_store,
     batch_limit: int = BATCH,
     watch: Watch | None = None,
 ) -> None:
     """Serve until `stop` is set. Raises SettingsError or StoreError before the first connection."""
     site_file = Path(settings.ingest.rules_file) if settings.ingest.rules_file else None
     rules = load_rules(settings.ingest.profile, site_file)
-    store = store_factory(settings)
+    store = open_store(settings, stop)
     refusals = Refusals(refusals_path(settings))
     try:
         pipeline = Pipeline(
@@ -140,6 +143,7 @@ class Service:
         self._said: IngestStatus | None = None
 
     def serve(self, stop: threading.Event) -> None:
+        self._writer.stop = stop
         self._broker.start()
         _log.info("ingest started", profile=self._pipeline.rules.profile, rules=self._pipeline.rules.hash)
         try:
@@ -181,8 +185,9 @@ class Service:
     def _state(self) -> State:
         writer, pipeline = self._writer, self._pipeline
         return State(
-            self._broker.trouble, self._broker.denied, writer.fault, writer.waiting_rows, writer.waiting_bytes,
-            writer.busy, pipeline.refused, pipeline.over_quota,
+            self._broker.trouble, self._broker.denied, self._broker.dropped, writer.fault, writer.waiting_rows,
+            writer.waiting_bytes, writer.busy, pipeline.refused, pipeline.over_quota,
+            pipeline.streams.missing(),
         )  # fmt: skip
 
     def _take(self, messages: Sequence[Message]) -> None:
@@ -209,6 +214,7 @@ class Service:
                 topic, payload, qos=1, retain=retain, expiry_s=expiry_s, content_type=content_type
             )  # fmt: skip
             if not sent and not retain:
+                self._tally.unsent += len(self._unsent) == MAX_UNSENT
                 self._unsent.append(publication)
             self._tally.flagged += topic.endswith("/flagged")
 
@@ -225,7 +231,8 @@ class Service:
         if urgent or now >= self._beat_at or (status != self._said and now >= self._status_at):
             self._status_at = now + round(STATUS_S * NS)
             self._beat_at = now + round(BEAT_S * NS)
-            if self._broker.publish(self._pipeline.topics.ingest_status, encode(status), qos=1, retain=True):
+            timed = msgspec.structs.replace(status, now=self._clock.now())
+            if self._broker.publish(self._pipeline.topics.ingest_status, encode(timed), qos=1, retain=True):
                 self._said = status
 
     def _status(self, *, online: bool) -> IngestStatus:
@@ -239,5 +246,7 @@ class Service:
             rules_hash=self._pipeline.rules.hash,
             profile=self._pipeline.rules.profile,
             refused=dict(self._pipeline.refused),
+            over_quota=dict(self._pipeline.over_quota),
+            denied=self._broker.denied if online else 0,
             missing_s={key: round(seconds, 1) for key, seconds in self._pipeline.streams.missing().items()},
         )

@@ -5,6 +5,7 @@ outbox keeps: without a receipt its gateway sends them again. A message that no 
 When the store is back, what waited is written a little in each turn, since readings are shown between the turns.
 """
 
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -87,6 +88,8 @@ class Writer:
         self.fault = ""
         self._thread = ThreadPoolExecutor(1, "append")
         self._under_way: _UnderWay | None = None
+        self.stop = threading.Event()
+        """Set when ingest is ending."""
 
     @property
     def under_way(self) -> bool:
@@ -213,6 +216,8 @@ class Writer:
 
     def _free(self, batch: _Batch) -> _Batch:
         """Give the broker's window back while rows wait, and drop what would pass the bounds."""
+        if self.stop.is_set():
+            return batch  # the next ingest needs no window of ours, and gets every message that we leave alone
         work = batch.work
         loose = [message for number, message in enumerate(batch.messages) if number in work.loose]
         self._ack([message for number, message in enumerate(batch.messages) if number not in work.loose])

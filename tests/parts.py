@@ -72,6 +72,17 @@ class Mosquitto:
         self._process.send_signal(signal.SIGHUP)
         time.sleep(0.3)  # mosquitto says nothing when it is done; its loop turns every 100 ms
 
+    def end(self) -> None:
+        """As an operator's `systemctl stop`: with a farewell, and everything saved."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(10)
+        self._process = None
+
+    def restart(self) -> None:
+        self.end()
+        self.start()
+
     def start(self) -> None:
         binary = program("mosquitto")
         assert binary is not None

@@ -13,12 +13,17 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from bench.chaos import ledger as ledger_module
+from bench.chaos.faults import Done
+from bench.chaos.footprint import Sample, footprint
 from bench.chaos.ledger import Ledger
+from bench.chaos.mutants import MUTANTS, ROOT, Mutant, apply
+from bench.chaos.parts import Part
 from bench.chaos.plan import KINDS, plan
 from bench.chaos.proxy import Proxy
-from bench.chaos.report import report
-from bench.chaos.run import run
-from bench.chaos.verify import Committed, Evaluation, Stored, verify
+from bench.chaos.report import never_took_effect, report, runs
+from bench.chaos.run import Recovery, Result, run
+from bench.chaos.verify import Committed, Evaluation, Stored, unproved, verify
 from tests.clinic import Clinic
 from tests.parts import Mosquitto, needs, wait_until
 from vitals.outbox import Outbox, Row
@@ -29,6 +34,10 @@ from vitals.outbox import Outbox, Row
 def test_a_seed_gives_one_plan_and_another_seed_another() -> None:
     assert plan(7, 120) == plan(7, 120)
     assert plan(7, 120) != plan(8, 120)
+
+
+def test_a_plain_soak_has_no_faults() -> None:
+    assert plan(1, 60, {}) == []
 
 
 def test_a_plan_has_every_kind_overlaps_and_ends_in_time() -> None:
@@ -154,6 +163,13 @@ def test_what_a_restored_backup_took_away_may_be_missing() -> None:
     assert not verify(COMMITTED, STORED, JUDGED, forgone).wrong
 
 
+def test_a_run_in_which_nobody_committed_or_nothing_is_stored_proves_nothing() -> None:
+    assert unproved(COMMITTED, STORED, ["g1"]) == []
+    assert len(unproved([], [], ["g1"])) == 4
+    assert unproved(COMMITTED, STORED, ["g1", "g2"])[0] == "no obs of g2 was committed: nothing is proved"
+    assert unproved(COMMITTED, STORED[2:], ["g1"]) == ["no strip of g1 is stored: nothing is proved"]
+
+
 # -- ledger and road -----------------------------------------------------------------------------------------
 
 
@@ -182,6 +198,42 @@ def test_the_ledger_has_what_was_settled_meanwhile_and_what_a_backup_took_away(t
     assert ledger.forgone == {("g1", "e", 2)}
 
 
+def test_the_ledger_tells_an_identity_given_twice_and_stays_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "outbox.db"
+    Outbox(path).close()
+    ledger = Ledger(path, tmp_path)
+    topic = "vitals/v1/x/up/g1/1/dev/event"
+    with closing(Outbox(path)) as outbox:
+        outbox.put([Row("e", seq, topic, event(seq), 0) for seq in range(1, ledger_module.KEPT + 3)])
+    ledger.harvest()
+    assert ledger.wrong == ["g1: rows 1 to 2 of the ledger were not seen"]
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM chaos_ledger").fetchone() == (ledger_module.KEPT,)
+        db.execute("DELETE FROM row WHERE seq = 9")
+        db.commit()
+    with closing(Outbox(path)) as outbox:
+        outbox.put([Row("e", 9, topic, event(9, code="other"), 0)])
+    ledger.harvest()
+    assert ledger.wrong[1:] == ["g1: epoch e, seq 9 was given to two rows"]
+
+
+def test_a_part_proves_that_it_was_hurt(tmp_path: Path) -> None:
+    part = Part("sleeper", ["sleep", "60"], tmp_path / "log", tmp_path)
+    assert (part.kill(), part.freeze(), part.stop(), part.memory_mb) == (False, False, None, None)
+    part.start()
+    wait_until(lambda: bool(part.memory_mb))
+    assert part.freeze()
+    part.thaw()
+    assert part.kill() and not part.kill()
+    failing = Part("failing", ["sh", "-c", "echo no; exit 1"], tmp_path / "other", tmp_path)
+    failing.start()
+    wait_until(lambda: not failing.alive)
+    assert failing.stop() is None, "it was not we who ended it"
+    assert (failing.ended_by_itself, failing.crashes) == ([1], ["exit code 1 by itself: no"])
+
+
 def test_a_road_passes_cuts_and_holds_back(tmp_path: Path) -> None:
     server = socket.create_server(("127.0.0.1", 0))
     proxy = Proxy(server.getsockname()[1])
@@ -191,16 +243,19 @@ def test_a_road_passes_cuts_and_holds_back(tmp_path: Path) -> None:
         far.settimeout(0.3)
         near.sendall(b"one")
         assert far.recv(10) == b"one"
+        assert proxy.hurt == 0
         proxy.set("hole")
         near.sendall(b"two")
         with pytest.raises(TimeoutError):
             far.recv(10)
+        assert proxy.hurt == 1
         proxy.set("half")
         assert far.recv(10) == b"two", "what was held back passes later"
         far.sendall(b"answer")
         near.settimeout(0.3)
         with pytest.raises(TimeoutError):
             near.recv(10)
+        assert proxy.hurt == 2
         proxy.set("cut")
         near.settimeout(5)
         with pytest.raises(ConnectionResetError):
@@ -214,6 +269,66 @@ def test_a_road_passes_cuts_and_holds_back(tmp_path: Path) -> None:
         server.close()
 
 
+# -- what a run says of itself -------------------------------------------------------------------------------
+
+
+def samples(minutes: float, memory: list[float], store: list[float]) -> list[Sample]:
+    step = minutes * 60 / (len(memory) - 1)
+    return [
+        Sample(n * step, 1000 * n, {"ingest memory": of, "store disk": kept})
+        for n, (of, kept) in enumerate(zip(memory, store, strict=True))
+    ]
+
+
+def test_a_leak_is_not_flat_and_a_store_may_grow() -> None:
+    store = [float(n) for n in range(21)]
+    leaking = footprint(samples(20, [60 + n for n in range(21)], store), ["store disk"])
+    assert leaking is not None
+    memory, kept = leaking.tracks
+    assert (memory.first, memory.last, memory.most, memory.flat) == (62.5, 77.5, 80, False)
+    assert memory.a_minute == pytest.approx(1)
+    assert leaking.not_flat == ["ingest memory is not flat: 62.5 MB in the first quarter, 77.5 MB in the last"]
+    assert kept.flat is None and leaking.of_1000_rows(kept) == pytest.approx(1000)
+
+
+def test_a_peak_that_goes_away_is_flat_and_a_short_run_is_not_judged() -> None:
+    peak = [60.0] * 9 + [200.0] * 2 + [60.0] * 10
+    taken = footprint(samples(20, peak, peak), [])
+    assert taken is not None and not taken.not_flat
+    assert taken.tracks[0].most == 200
+    short = footprint(samples(5, [60 + 9 * n for n in range(21)], peak), [])
+    assert short is not None and not short.not_flat
+    assert footprint(samples(5, peak[:5], peak[:5]), []) is None
+
+
+def test_a_fault_without_effect_is_not_counted() -> None:
+    faults = plan(1, 120)
+    recoveries = [Recovery(Done(fault, "" if fault.kind == "full" else "seen"), 1.0) for fault in faults]
+    verdict = verify(COMMITTED, STORED, JUDGED)
+    result = Result(1, "sqlite", 1, verdict, faults, (), recoveries, {}, 0, None, {}, {}, (0, 0), {}, ())
+    idle = sum(fault.kind == "full" for fault in faults)
+    assert idle >= 3 and never_took_effect([result]) == ["full"]
+    assert never_took_effect([result._replace(faults=plan(1, 30))]) == [], "once may be bad luck"
+    assert f" {len(faults) - idle} " in runs([result])[-1]
+    assert result.good and not result._replace(problems=["x"]).good
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
+def test_each_mutant_still_fits_the_source(mutant: Mutant, tmp_path: Path) -> None:
+    file = tmp_path / mutant.file
+    file.parent.mkdir(parents=True)
+    file.write_text((ROOT / mutant.file).read_text(encoding="utf-8"), encoding="utf-8")
+    apply(mutant, tmp_path)
+    compile(file.read_text(encoding="utf-8"), file, "exec")
+
+
+def test_the_page_has_every_fault_and_every_mutant() -> None:
+    page = (ROOT / "docs" / "chaos.md").read_text(encoding="utf-8")
+    described = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert set(KINDS) | {mutant.name for mutant in MUTANTS} <= described
+    assert all(f"| `{mutant.name}` | {mutant.breaks.split(',')[0].rstrip('.')}" in page for mutant in MUTANTS)
+
+
 # -- the road under faults -----------------------------------------------------------------------------------
 
 
@@ -223,10 +338,11 @@ def test_a_road_passes_cuts_and_holds_back(tmp_path: Path) -> None:
 @needs("mosquitto")
 @pytest.mark.timeout(400)
 def test_the_road_loses_and_doubles_nothing_under_every_kind_of_fault(tmp_path: Path) -> None:
-    result = run(tmp_path / "chaos", seed=11, seconds=24, every_s=1.3)
+    result = run(tmp_path / "chaos", seed=11, seconds=17, every_s=1.0, calm_s=4)
     assert result.good, "\n" + report(result)
-    assert result.verdict.committed > 1000
-    assert len(result.faults) >= 14
+    assert result.verdict.committed > 800
+    assert {fault.kind for fault in result.faults} == set(KINDS)
+    assert len({fault.kind for fault in result.took_effect}) >= 12, "\n" + report(result)
 
 
 # -- acknowledged after the append, not before ---------------------------------------------------------------

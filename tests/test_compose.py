@@ -1,5 +1,6 @@
 """docker-compose.yml says what the code understands: checked without Docker, and by Docker itself where it is there."""
 
+import ipaddress
 import re
 import shutil
 import socket
@@ -13,8 +14,11 @@ import yaml
 
 from tests.parts import free_port, needs, program, wait_until
 from vitals.cli import wiring
+from vitals.clock import ManualClock
 from vitals.settings import Settings, load
-from vitals.topics import Topics
+from vitals.telemetry.report import Reason, Report
+from vitals.telemetry.server import HealthServer
+from vitals.telemetry.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "docker-compose.yml"
@@ -52,7 +56,6 @@ def test_the_broker_of_the_settings_is_the_service(settings: Settings) -> None:
 def test_the_board_is_published_where_it_listens(settings: Settings) -> None:
     assert settings.board.host == "0.0.0.0"
     assert [port.rpartition(":")[2] for port in SERVICES["board"]["ports"]] == [str(settings.board.port)]
-    assert f":{settings.board.port}/api/health" in SERVICES["board"]["healthcheck"]["test"][-1]
 
 
 def test_the_commented_devices_are_right_too(tmp_path: Path) -> None:
@@ -120,12 +123,45 @@ def test_services_survive_a_restart_and_tell_their_health() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_health_is_asked_of_topics_that_exist(settings: Settings, name: str) -> None:
-    script = SERVICES[name]["healthcheck"]["test"][-1]
-    compile(script, name, "exec")
-    topics = Topics(settings.site.id)
-    status = {"gateway": topics.gateway_status(settings.gateway.id), "ingest": topics.ingest_status}.get(name, "")
-    assert status in script
+def test_health_is_what_the_parts_own_page_says(settings: Settings, name: str) -> None:
+    """The very command of the file, against a page on the port that the settings name: well, unwell, hung, gone."""
+    assert ipaddress.ip_address(settings.health.host).is_loopback
+    command, port = SERVICES[name]["healthcheck"]["test"], wiring.health_port(settings, name)
+    assert command[:3] == ["CMD", "python", "-c"]
+    free = free_port()
+    script, times = re.subn(rf":{port}/health'", f":{free}/health'", command[3])
+    assert times == 1
+    clock = ManualClock()
+    watch = Watch(name, name, clock)
+    server = HealthServer(watch, "127.0.0.1", free, "x")
+
+    def check() -> int:
+        """Python's exit code: 1 for what is raised."""
+        try:
+            exec(compile(script, name, "exec"), {})
+        except OSError:
+            return 1
+        return 0
+
+    assert check() != 0, "nothing answers"
+    server.start()
+    try:
+        watch.publish(Report([], [], {}))
+        assert check() == 0
+        watch.publish(Report([Reason("no store", "start it")], [], {}))
+        assert check() != 0
+        watch.publish(Report([], [], {}))
+        clock.advance(30)
+        assert check() != 0, "its loop hangs"
+    finally:
+        server.stop()
+
+
+def test_nothing_of_ours_waits_for_another_part_to_be_well() -> None:
+    """Each works, and says what is missing, while another is away: so it must be started."""
+    for name in OURS:
+        conditions = {on: how["condition"] for on, how in SERVICES[name]["depends_on"].items()}
+        assert {on for on, how in conditions.items() if how == "service_healthy"} <= {"mosquitto"}
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import socketserver
 import sqlite3
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -14,18 +17,23 @@ import pytest
 from typer.testing import CliRunner
 
 from ingest.store.opening import TOKEN_ENV
+from ingest.store.refusals import Refusal, Refusals
 from tests.clinic import Clinic
 from tests.ingest_making import observation
 from tests.parts import Influx, Mosquitto, free_port, needs, wait_until
 from tests.test_bus_security import Bus, now
+from tests.test_health import MEASURES, get, names_of, parsed
 from vitals.cli import app, live_check
-from vitals.cli.doctor import machine
+from vitals.cli.doctor import bus, machine
 from vitals.cli.doctor.examination import examine
 from vitals.cli.doctor.finding import Finding, fault, line
 from vitals.cli.provision.folder import Provision
-from vitals.clock import NS, SystemClock
+from vitals.clock import NS, Clock, ManualClock, SystemClock
 from vitals.messages import Outcome, encode
 from vitals.outbox import Outbox, Row
+from vitals.telemetry.report import NO_BROKER, Reason, Report
+from vitals.telemetry.server import HealthServer
+from vitals.telemetry.watch import Watch
 
 
 class Examined:
@@ -49,10 +57,11 @@ class Examined:
 
 @pytest.fixture(autouse=True)
 def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine's own clock is not under test, and where there is no broker nobody waits for it."""
+    """This machine's own clock is not under test, and where no broker is under test nobody waits for one."""
     monkeypatch.setattr(machine, "unsynchronised", lambda: False)
+    monkeypatch.setattr(bus, "HEAR_S", 0.5)
     if request.node.get_closest_marker("broker") is None:
-        monkeypatch.setattr(live_check, "BROKER_S", 0.5)
+        monkeypatch.setattr(bus, "checks", lambda *_: iter(()))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -98,8 +107,10 @@ board_port = {ports[2]}
 @pytest.mark.broker
 @needs("mosquitto")
 def test_a_clinic_that_is_well_until_ingest_dies(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """As doctor tells it, and as the health pages and the figures do."""
     controller, tty = os.openpty()
-    text = _CLINIC.format(tty=os.ttyname(tty), ports=[free_port() for _ in range(3)])
+    pages = dict(zip(("gateway", "ingest", "board"), (free_port() for _ in range(3)), strict=True))
+    text = _CLINIC.format(tty=os.ttyname(tty), ports=[*pages.values()])
     clinic = Clinic(tmp_path / "clinic", text, broker_port=mosquitto.port)
     clinic.start("gateway", "ingest", "board")
     try:
@@ -111,6 +122,11 @@ def test_a_clinic_that_is_well_until_ingest_dies(tmp_path: Path, mosquitto: Mosq
         well.one("store", "ok")
         for part in ("gateway", "ingest", "board"):
             well.one(part, "ok", "well")
+        names = {*names_of(MEASURES.values())}
+        for port in pages.values():
+            found = parsed(get(port, "/metrics")[1])
+            assert found["vitals_healthy", ()] == found["vitals_broker_connected", ()] == 1
+            assert {key[0] for key in found if key[0].startswith("vitals_")} <= names
         clinic.kill("ingest")
         wait_until(lambda: {"gateway", "board"} <= {*Examined(clinic.config).faults()}, 20, "both noticing")
         ill = Examined(clinic.config)
@@ -123,6 +139,11 @@ def test_a_clinic_that_is_well_until_ingest_dies(tmp_path: Path, mosquitto: Mosq
         wait_until(lambda: Examined(clinic.config).faults().count("broker") == 2, 20, "both without a broker")
         assert all("Look at the broker's log" in f.do or "Start the broker" in f.do
                    for f in Examined(clinic.config).all if f.check == "broker")  # fmt: skip
+        for name in ("gateway", "board"):
+            status, body = get(pages[name])
+            assert (status, "no broker" in body) == (503, True)
+            assert parsed(get(pages[name], "/metrics")[1])["vitals_broker_connected", ()] == 0
+            assert [line for line in clinic.log(name).splitlines() if "GET" in line or "/metrics" in line] == []
     finally:
         clinic.stop_all()
         os.close(controller)
@@ -138,7 +159,9 @@ def test_nobody_runs_and_the_bus_is_tried(tmp_path: Path, mosquitto: Mosquitto) 
     found.one("ingest", "fault", "nothing answers")
 
 
-def test_a_broker_that_is_down(tmp_path: Path) -> None:
+@pytest.mark.broker
+def test_a_broker_that_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_check, "BROKER_S", 0.5)
     port = free_port()
     found = Examined(write(tmp_path, broker(port)))
     found.one("broker", "fault", f"nothing listens at 127.0.0.1:{port}", "Start the broker")
@@ -176,7 +199,8 @@ def test_a_credential_that_is_right(shared_bus: Bus, tmp_path: Path) -> None:
 
 @pytest.mark.broker
 @needs("mosquitto")
-def test_a_wrong_password(shared_bus: Bus, tmp_path: Path) -> None:
+def test_a_wrong_password(shared_bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_check, "BROKER_S", 2.0)
     path = provisioned(shared_bus, "g1", tmp_path)
     (path.parent / "password").write_text("not this one\n", encoding="utf-8")
     found = Examined(path)
@@ -207,16 +231,12 @@ def test_a_running_service_is_not_pushed_off_the_broker(shared_bus: Bus, tmp_pat
         clinic.stop_all()
 
 
-@pytest.mark.broker
-@needs("mosquitto")
-def test_certificates_that_end_soon(tmp_path: Path) -> None:
-    """Made 825 - 20 days ago, so they end in 20 days; the authority lasts longer."""
-    folder, port = tmp_path / "provision", free_port()
-
-    def then() -> datetime:
-        return now() - timedelta(days=825 - 20, minutes=-5)
-
-    made = Provision(folder, then)
+@contextmanager
+def aged_bus(folder: Path, days: int) -> Iterator[Path]:
+    """A broker whose certificates, which last 825 days, were made so long ago; the settings of a gateway."""
+    port, then = free_port(), now() - timedelta(days=days, minutes=-5)
+    tmp_path, folder = folder, folder / "provision"
+    made = Provision(folder, lambda: then)
     made.init(
         site="clinic", hosts=["localhost"], port=port, credentials="certificate", broker_folder="",
         data_folder=str(tmp_path),
@@ -225,13 +245,31 @@ def test_certificates_that_end_soon(tmp_path: Path) -> None:
     mosquitto = Mosquitto.provisioned(tmp_path / "broker", folder / "broker", port)
     mosquitto.start()
     try:
-        found = Examined(folder / "g1" / "settings.toml", "gateway")
-        found.one("broker", "ok")
-        found.one("certificate", "warning", "the broker's certificate ends in 20 days", "vitals provision rotate")
-        found.one("certificate", "warning", "our certificate (broker.cert_file) ends in 20 days")
-        found.one("certificate", "ok", "the authority")
+        yield folder / "g1" / "settings.toml"
     finally:
         mosquitto.kill()
+
+
+@pytest.mark.broker
+@needs("mosquitto")
+def test_certificates_that_end_soon(tmp_path: Path) -> None:
+    with aged_bus(tmp_path, 825 - 20) as path:
+        found = Examined(path, "gateway")
+    found.one("broker", "ok")
+    found.one("certificate", "warning", "the broker's certificate ends in 20 days", "vitals provision rotate")
+    found.one("certificate", "warning", "our certificate (broker.cert_file) ends in 20 days")
+    found.one("certificate", "ok", "the authority")
+
+
+@pytest.mark.broker
+@needs("mosquitto")
+def test_certificates_that_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_check, "BROKER_S", 2.0)
+    with aged_bus(tmp_path, 825 + 3) as path:
+        found = Examined(path, "gateway")
+    found.one("broker", "fault", "the broker's certificate", "expired")
+    found.one("certificate", "fault", "our certificate (broker.cert_file)", "expired", "vitals provision rotate")
+    found.one("certificate", "ok", "the authority")
 
 
 # -- the store -----------------------------------------------------------------------------------------------
@@ -279,8 +317,22 @@ def test_a_serial_line_that_is_not_there(tmp_path: Path) -> None:
     found.one("device ekg", "fault", "no such path", "Plug the adapter in")
 
 
-def test_a_secret_that_everybody_may_read(tmp_path: Path) -> None:
-    path = write(tmp_path, f'{broker(free_port())}username = "x"\npassword_file = "pw"\n')
+def test_a_serial_line_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is forbidden to root, so the system's answer is given here."""
+    monkeypatch.setattr("vitals.cli.live_check.os.access", lambda *_: False)
+    found = Examined(write(tmp_path, device("/dev/null") + broker(free_port())), "gateway")
+    found.one("device ekg", "fault", "permission denied", "dialout")
+    found.one("disk of the outbox", "fault", "may not be written", "to the service's user")
+
+
+@pytest.mark.parametrize("text", [
+    'username = "x"\npassword_file = "pw"\n',
+    'ca_file = "ca"\ncert_file = "cert"\nkey_file = "pw"\n',
+    '[ingest]\nstate = "state.db"\n'
+    '[ingest.store]\nkind = "influx"\nurl = "http://127.0.0.1:1"\nbucket = "b"\ntoken_file = "pw"\n',
+], ids=["password", "key", "token"])  # fmt: skip
+def test_a_secret_that_everybody_may_read(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, broker(free_port()) + text)
     secret = tmp_path / "pw"
     secret.write_text("hush-hush", encoding="utf-8")
     secret.chmod(0o644)
@@ -291,6 +343,13 @@ def test_a_secret_that_everybody_may_read(tmp_path: Path) -> None:
     Examined(path, "ingest").one("secret", "ok")
     secret.unlink()
     Examined(path, "ingest").one("secret", "fault", "No such file")
+
+
+def test_a_name_without_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, f'{broker(free_port())}username = "x"\n')
+    Examined(path, "ingest").one("secret", "warning", "without a password", "VITALS_BROKER_PASSWORD")
+    monkeypatch.setenv("VITALS_BROKER_PASSWORD", "hush")
+    assert [f for f in Examined(path, "ingest").all if f.check == "secret"] == []
 
 
 def test_settings_that_everybody_may_change(tmp_path: Path) -> None:
@@ -371,27 +430,136 @@ def test_doctor_reads_the_outbox_and_writes_nothing(tmp_path: Path) -> None:
         assert db.execute("PRAGMA quick_check").fetchone() == ("ok",)
 
 
-# -- how it is told ------------------------------------------------------------------------------------------
+# -- what ingest refused -------------------------------------------------------------------------------------
+
+
+def test_what_ingest_refused_is_told_with_its_reasons(tmp_path: Path) -> None:
+    path = write(tmp_path, '[ingest.store]\npath = "s.db"\n' + broker(free_port()))
+    Examined(path, "ingest").one("refused messages", "ok", "none")
+    keeping = Refusals(tmp_path / "s.db.refused")
+    reasons = ("malformed: at byte 3", "bad value: empty id", "bad value: empty id")
+    for n, reason in enumerate(reasons):
+        keeping.keep([Refusal("gateway-1/4/cuff-1/obs", b"{", reason)], SystemClock().now() + n * NS)
+    found = Examined(path, "ingest")  # beside the ingest that has it open
+    keeping.close()
+    found.one(
+        "refused messages", "warning", "3 (2 different ones kept), which were not stored", ": bad value, malformed;",
+        "vitals store refused", f"move {tmp_path / 's.db.refused'} away",
+    )  # fmt: skip
+    (tmp_path / "s.db.refused").write_bytes(b"no database" * 1000)
+    Examined(path, "ingest").one("refused messages", "fault", "cannot be read", "move it away")
+    assert not [f for f in Examined(path, "board").all if f.check == "refused messages"]
+
+
+# -- what the running parts say ------------------------------------------------------------------------------
+
+
+@contextmanager
+def says(folder: Path, part: str, watch: Watch) -> Iterator[Path]:
+    """Settings by which this is the health page of the part."""
+    server = HealthServer(watch, "127.0.0.1", free_port(), "x")
+    server.start()
+    try:
+        yield answering(folder, part, server.port)
+    finally:
+        server.stop()
+
+
+def answering(folder: Path, part: str, port: int) -> Path:
+    path = write(folder, device("/dev/null") + broker(free_port()))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(f"{part}_port", f"{part}_port = {port} #"), encoding="utf-8")
+    return path
+
+
+def reporting(part: str, name: str, report: Report, clock: Clock | None = None) -> Watch:
+    watch = Watch(part, name, clock or SystemClock())
+    watch.publish(report)
+    return watch
 
 
 def test_a_service_that_answers_on_anothers_port(tmp_path: Path) -> None:
-    from vitals.telemetry.report import Report
-    from vitals.telemetry.server import HealthServer
-    from vitals.telemetry.watch import Watch
-
-    watch = Watch("gateway", "attic", SystemClock())
-    watch.publish(Report([], [], {}))
-    server = HealthServer(watch, "127.0.0.1", free_port(), "x")
-    server.start()
-    path = write(tmp_path, broker(free_port()))
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("ingest_port", f"ingest_port = {server.port} #"), encoding="utf-8")
-    try:
+    with says(tmp_path, "ingest", reporting("gateway", "attic", Report([], [], {}))) as path:
         Examined(path, "ingest").one("ingest", "fault", "gateway attic answers", "health.ingest_port")
-    finally:
-        server.stop()
-    path.write_text(text.replace("ingest_port", "ingest_port = 0 #"), encoding="utf-8")
-    Examined(path, "ingest").one("ingest", "warning", "no health page")
+    Examined(answering(tmp_path, "ingest", 0), "ingest").one("ingest", "warning", "no health page")
+
+
+@pytest.mark.parametrize("off_s", [2.5, -2.5])
+def test_a_clock_that_is_not_ingests(tmp_path: Path, off_s: float) -> None:
+    with says(tmp_path, "gateway", reporting("gateway", "gateway-1", Report([], [], {"clock_off_s": off_s}))) as path:
+        found = Examined(path, "gateway")
+    found.one("clock", "fault", f"differs from ingest's by {off_s:.3f} s", "Turn NTP on")
+    assert len([f for f in found.all if f.check == "clock"]) == 2, "and this machine's own"
+
+
+def test_a_clock_that_is_ingests(tmp_path: Path) -> None:
+    with says(tmp_path, "gateway", reporting("gateway", "gateway-1", Report([], [], {"clock_off_s": 0.02}))) as path:
+        Examined(path, "gateway").one("clock", "ok", "0.020 s")
+
+
+def test_a_service_that_hangs(tmp_path: Path) -> None:
+    clock = ManualClock()
+    watch = reporting("gateway", "gateway-1", Report([], [], {}), clock)
+    clock.advance(60)
+    with says(tmp_path, "gateway", watch) as path:
+        Examined(path, "gateway").one("gateway", "fault", "has not turned for 60 s", "Restart it")
+
+
+def test_what_a_service_notices_is_a_warning_and_it_is_still_well(tmp_path: Path) -> None:
+    report = Report([], [], {}, [Reason("EKG was dropped", "Find out why.")])
+    with says(tmp_path, "gateway", reporting("gateway", "gateway-1", report)) as path:
+        found = Examined(path, "gateway")
+    found.one("gateway", "warning", "EKG was dropped", "Find out why.")
+    found.one("gateway", "ok", "well")
+
+
+@pytest.mark.broker
+def test_only_what_is_about_the_broker_is_told_as_the_brokers(tmp_path: Path) -> None:
+    """A service that has no connection is asked why; that its disk is full too stands under its own name."""
+    full, away = Reason("the outbox takes nothing", "Make room."), Reason(f"{NO_BROKER}nothing listens", "Start it.")
+    watch = reporting("gateway", "gateway-1", Report([full, away], [], {"broker_connected": False}))
+    with says(tmp_path, "gateway", watch) as path:
+        found = Examined(path, "gateway")
+    found.one("broker", "fault", "gateway: no broker: nothing listens", "Start it.")
+    found.one("gateway", "fault", "takes nothing", "Make room.")
+    assert [f.found for f in found.all if f.check == "broker" and f.verdict == "fault"] == [
+        "gateway: no broker: nothing listens"
+    ]
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """A port where another program answers, and not in HTTP."""
+
+    class Greets(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"220 mail.example ESMTP\r\n")
+            self.request.recv(4096)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greets) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+        serving.start()
+        yield server.server_address[1]
+        server.shutdown()
+        serving.join()
+
+
+def test_a_health_port_that_another_program_has(tmp_path: Path, stranger: int) -> None:
+    path = answering(tmp_path, "gateway", stranger)
+    Examined(path, "gateway").one("gateway", "fault", "another program answers", "health.gateway_port")
+
+
+def test_a_board_port_that_another_program_has(tmp_path: Path, stranger: int) -> None:
+    path = write(tmp_path, broker(free_port()) + f"[board]\nport = {stranger}\n")
+    Examined(path, "board").one("board port", "fault", "another program listens there", "board.port")
+    path.write_text(path.read_text().replace(f"[board]\nport = {stranger}", f"[board]\nport = {free_port()}"))
+    Examined(path, "board").one("board port", "ok", "is free")
+    with says(tmp_path, "board", reporting("board", "board", Report([], [], {}))) as path:
+        path.write_text(path.read_text() + f"[board]\nport = {stranger}\n")
+        assert "board port" not in {f.check for f in Examined(path, "board").all}, "a board that runs has it itself"
+
+
+# -- how it is told ------------------------------------------------------------------------------------------
 
 
 def test_one_line_a_finding() -> None:

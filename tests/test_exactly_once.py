@@ -120,6 +120,8 @@ class Road(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.3, 7, 70, 400]))
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
+        if self.there:
+            self.ingest_says(online=True)
         self.forwarder.pump()
 
     @rule(lose=st.booleans())
@@ -134,14 +136,18 @@ class Road(RuleBasedStateMachine):
         self.up = True
         self.forwarder.reconnected()
 
+    def ingest_says(self, *, online: bool) -> None:
+        self.there = online
+        self.forwarder.ingest_status(IngestStatus(1, f"i{self.session}", online, T0))
+
     @rule()
     def ingest_restarts(self) -> None:
         self.session += 1
-        self.forwarder.ingest_status(IngestStatus(1, f"i{self.session}", True, T0))
+        self.ingest_says(online=True)
 
     @rule()
     def ingest_is_away(self) -> None:
-        self.forwarder.ingest_status(IngestStatus(1, f"i{self.session}", False, T0))
+        self.ingest_says(online=False)
 
     @rule()
     def gateway_restarts(self) -> None:
@@ -250,6 +256,7 @@ class Clinic:
     def settle(self) -> None:
         for _ in range(5):
             self.clock.advance(70)
+            self.forwarder.ingest_status(IngestStatus(1, "i1", True, T0))
             self.forwarder.pump()
             self.forwarder.commit([])
 

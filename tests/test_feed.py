@@ -21,7 +21,7 @@ from ingest.store.contract import HistoryPoint
 from tests.browser import clinic
 from vitals.clock import NS, NS_PER_MS, ManualClock, SystemClock
 from vitals.errors import PortTaken
-from vitals.messages import AssociationMessage, FlaggedMessage, encode
+from vitals.messages import AssociationMessage, FlaggedMessage, IngestStatus, encode
 from vitals.model import Context, Validity
 
 
@@ -554,9 +554,10 @@ def test_ingest_down_or_silent_is_a_band(bench: Bench) -> None:
     bench.feed.link(True, "", bench.now)
     bench.clock.advance(6)
     assert band(bench)["txt"] == "the checking service has not been heard of"
-    beat = clinic.ingest(bench.now)
+    topic, payload = clinic.ingest(bench.now)
+    beat = msgspec.json.decode(payload, type=IngestStatus)
     for _ in range(5):
-        bench.put(beat)
+        bench.put((topic, encode(msgspec.structs.replace(beat, now=bench.now))))
         bench.clock.advance(10)
     assert band(bench) is None
     bench.clock.advance(25)
@@ -707,9 +708,13 @@ def test_the_tiles_fill_when_the_store_comes_back(monkeypatch: pytest.MonkeyPatc
     async def day() -> None:
         filling = asyncio.create_task(board.keep_filling())
         await asyncio.sleep(0.05)
-        assert not filling.done() and not page.json
+        assert not page.json
         store.down = False
-        await asyncio.wait_for(filling, 5)
+        async with asyncio.timeout(5):
+            while not page.json:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        filling.cancel()
 
     asyncio.run(day())
     (told,) = [msgspec.json.decode(text) for text in page.json]

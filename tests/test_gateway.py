@@ -107,6 +107,8 @@ def test_a_stop_loses_nothing_that_was_received_though_the_disk_is_busy(tmp_path
         b'{"v":1,"store_id":"s","now":1,"outcomes":[["e",9223372036854775808,"stored",""]]}',
         b'{"v":1,"store_id":"s","now":99999999999999999999999,"outcomes":[]}',
         b'{"v":1,"store_id":"s","now":1,"outcomes":[["e",1,"eaten",""]]}',
+        b'{"v":1,"store_id":"\xff","now":1,"outcomes":[]}',
+        b'{"v":1,"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
 def test_a_receipt_that_makes_no_sense_changes_nothing(tmp_path: Path, payload: bytes) -> None:

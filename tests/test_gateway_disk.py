@@ -15,13 +15,14 @@ from drivers.core import intake
 from drivers.core.draft import Draft
 from drivers.core.feed import Output
 from drivers.core.gateway import Gateway
+from drivers.core.telemetry import Backlog, report
 from drivers.transports.ble import Backend
 from tests.ingest_making import observation, strip
 from tests.test_outbox_damage import middle_pages
 from vitals import settings
 from vitals.broker import Message
 from vitals.clock import NS, SystemClock
-from vitals.messages import GatewayStatus, Receipts, decode_events, encode
+from vitals.messages import GatewayStatus, IngestStatus, Outcome, Receipts, decode_events, encode
 from vitals.outbox import Outbox
 from vitals.topics import Topics
 
@@ -33,6 +34,7 @@ class Wire:
 
     connected = True
     denied = 0
+    trouble = None
     on_connect = wake = None
 
     def __init__(self, **_options: Any) -> None:
@@ -230,6 +232,25 @@ def test_a_clock_that_is_off_is_told_at_once(tmp_path: Path, monkeypatch: pytest
         assert -3001 <= bench.status.clock_off_ms <= -2900  # type: ignore[operator]
 
     run(tmp_path, work)
+
+
+def test_rows_that_ingest_is_too_old_for_are_a_reason_with_what_to_do(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.read(reading())
+        gateway, epoch = bench.gateway, bench.outbox.epoch
+        for topic, message in (
+            (TOPICS.ingest_status, IngestStatus(1, "i1", True, 0, "s", now=SystemClock().now())),
+            (TOPICS.stored("gateway-1"), Receipts(1, "s", SystemClock().now(), [Outcome(epoch, 1, "hold")])),
+        ):
+            gateway._receive(Message(topic, encode(message), retain=False))
+        await gateway._intake.commit()
+        reasons = report(gateway._parts(), Backlog()).reasons
+        assert [(r.what, r.do) for r in reasons] == [
+            ("ingest is older than this gateway and cannot read 1 rows; they wait", "Upgrade ingest."),
+        ]
+
+    run(tmp_path, work)
+    assert [leaf for leaf, _ in kept(tmp_path)] == ["obs"]
 
 
 def test_one_message_that_cannot_be_encoded_does_not_hold_up_the_others(tmp_path: Path) -> None:

@@ -830,7 +830,10 @@ def test_a_damaged_ledger_is_said(stores: InfluxStores, tmp_path: Path) -> None:
 def test_the_schema_is_as_documented(influx: Influx, store: InfluxStore, stores: InfluxStores, tmp_path: Path) -> None:
     """Tags, fields and types of the real engine against the tables of docs/store.md."""
     first = observation_row()
-    store.append([*MIXED[1:3], first, judged(first), evaluation_row("b" * 32, {"temp": (37.0, "normal")})])
+    warm = evaluation_row("b" * 32, {"temp": (37.0, "normal")})
+    above = msgspec.structs.replace(warm.message.values["temp"], comparator=">")
+    high = msgspec.structs.replace(warm, message=msgspec.structs.replace(warm.message, values={"temp": above}))
+    store.append([*MIXED[1:3], first, judged(first), high])
     page = (ROOT / "docs/store.md").read_text(encoding="utf-8")
     name = database(stores, tmp_path)
     for measurement in ("observation", "strip", "event", "evaluation", "value", "store"):

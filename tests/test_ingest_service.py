@@ -33,6 +33,7 @@ class FakeBroker:
     def __init__(self, log: list[str]) -> None:
         self.log = log
         self.connected = False
+        self.trouble, self.denied, self.dropped = None, 0, 0
         self.started = self.stopped = False
         self.published: list[tuple[str, bytes, bool]] = []
         self.inbox: list[Message] = []
@@ -450,6 +451,12 @@ def test_birth_and_will(ingest: Ingest) -> None:
     will = msgspec.json.decode(ingest.broker.will.payload, type=IngestStatus)
     assert ingest.broker.will.topic == TOPICS.ingest_status
     assert (will.online, will.session) == (False, "i1")
+
+
+def test_the_state_tells_ingests_clock_with_each_beat_and_is_not_said_more_often_for_it(ingest: Ingest) -> None:
+    for _ in range(25):
+        ingest.turn(1.0)
+    assert [said.now for said in ingest.statuses()] == [T0, T0 + 10 * NS, T0 + 20 * NS]
 
 
 def test_on_every_connect_retained_topics_are_told_again(ingest: Ingest) -> None:

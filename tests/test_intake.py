@@ -95,13 +95,38 @@ def test_many_readings_share_commits() -> None:
     async def work(bench: Bench) -> None:
         async def monitor(n: int) -> None:
             await asyncio.sleep(0.003 * n)
-            await bench.intake.take([READING], hold=False)
+            await bench.intake.take([READING], hold=True)
 
         await asyncio.gather(*(monitor(n) for n in range(60)))
 
     commits = drive(work).disk.commits
     assert sum(map(len, commits)) == 60
     assert len(commits) <= 15
+
+
+def test_a_slow_disk_holds_up_no_line() -> None:
+    """A serial line holds 4 kB, an EKG board fills that in a second; a card may take longer for one write."""
+
+    async def work(bench: Bench) -> None:
+        slow, store = asyncio.Event(), bench.disk.store
+
+        async def stalled(drafts: Sequence[Draft]) -> None:
+            await slow.wait()
+            await store(drafts)
+
+        bench.intake._store = stalled
+        for _ in range(3):
+            await asyncio.wait_for(bench.intake.take([READING], hold=False), 0.05)
+            await asyncio.sleep(0.03)
+        cuff = asyncio.create_task(bench.intake.take([READING], hold=True))
+        await asyncio.sleep(0.05)
+        assert not cuff.done()
+        assert bench.intake.in_memory == 4, "also what is being written"
+        slow.set()
+        await cuff
+        assert bench.intake.in_memory == 0
+
+    assert len(drive(work).disk.kept) == 4
 
 
 def test_while_the_disk_is_full_a_radio_waits_and_a_line_is_read_on() -> None:
@@ -174,7 +199,7 @@ def test_too_many_readings_in_memory_hold_up_the_line_and_none_is_dropped(monkey
         bench.disk.full = True
         lines = [asyncio.create_task(bench.intake.take([READING], hold=False)) for _ in range(6)]
         await asyncio.sleep(0.05)
-        assert not any(line.done() for line in lines[4:])
+        assert [line.done() for line in lines] == [True] * 3 + [False] * 3
         bench.disk.full = False
         await asyncio.gather(*lines)
 
@@ -221,6 +246,18 @@ def test_numbers_of_a_monitor_that_aged_out_are_said_by_device() -> None:
         ("v/up/g/1/m1/event", "numbers_aged_out", 2, False),
         ("v/up/g/1/m2/event", "numbers_aged_out", 1, True),
     ]
+
+
+@pytest.mark.parametrize("payload", [b"\x90", b"", encode(strip(0)).replace(b"ekg", b"\xff\xfe\xfd"), bytes(300)])
+def test_a_strip_that_a_bad_card_made_unreadable_is_counted_all_the_same(payload: bytes) -> None:
+    row = Row("e", 1, "v/up/g/1/m1/strip", payload, 0)
+    aged = AgedOut.nothing()._replace(strips=[row, row._replace(payload=encode(strip(0)))])
+    losses = Losses()
+    losses.aged_out(aged)
+    assert (losses.strips, losses.seconds) == (2, {"m1/ekg": 1.0})
+    (said,) = aged_out_events(aged, 7)
+    assert isinstance(said.message, EventMessage)
+    assert said.message.count == 2
 
 
 def test_a_stop_commits_what_waits() -> None:

@@ -27,6 +27,24 @@ def test_a_line_is_key_value_and_quoted_where_needed(capsys: pytest.CaptureFixtu
     assert line.endswith('level=warning part=gateway event="link lost" device=cuff-1 detail="a=b\\nc" empty=""')
 
 
+@pytest.mark.parametrize(("value", "printed"), [
+    ('a "b" c', r'"a \"b\" c"'),
+    ("x\rlevel=info", r'"x\rlevel=info"'),
+    ("\x1b[2J", r"\x1b[2J"),
+    ("\u2028", r"\u2028"),
+    ("\udc80", r"\udc80"),
+    ("SpO₂", "SpO₂"),
+])  # fmt: skip
+def test_a_value_cannot_begin_a_line_or_steer_a_terminal(
+    capsys: pytest.CaptureFixture[str], value: str, printed: str
+) -> None:
+    """Topics and reasons are other people's words."""
+    log.set_up("info")
+    log.Log("x").info("event", topic=value)
+    (line,) = lines(capsys)
+    assert line.partition("topic=")[2] == printed
+
+
 def test_the_least_severe_level_counts(capsys: pytest.CaptureFixture[str]) -> None:
     log.set_up("error")
     log.Log("x").info("quiet")

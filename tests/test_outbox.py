@@ -109,6 +109,21 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
         Outbox(tmp_path / "o.db")
 
 
+def test_a_place_that_cannot_be_used_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the folder's place", encoding="utf-8")
+    with pytest.raises(OutboxError, match="cannot be used") as told:
+        Outbox(tmp_path / "file" / "o.db")
+    assert "folder can be written" in str(told.value)
+
+
+def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    """No kill shows it, only a power cut: in WAL mode nothing below FULL (2) syncs at a commit."""
+    outbox = Outbox(tmp_path / "o.db")
+    assert outbox._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert outbox._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    outbox.close()
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -5,6 +5,7 @@ import random
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -177,6 +178,88 @@ def test_damage_found_while_running_is_mended_the_same_way(tmp_path: Path) -> No
     outbox.renew(told.value)
     assert 1900 <= len(outbox.after(0, 10_000)) < len(rows)
     outbox.put([Row(*outbox.stamp(), "a/obs", b"", 0)])
+    outbox.close()
+
+
+def fill_and_die(path: Path) -> Row:
+    """As `fill`, with one more row that stands in the log only."""
+    fill(path)
+    newest = Row("later", 9000, "v/up/g/1/d/obs", encode(observation(epoch="later", seq=9000)), 1)
+    child = os.fork()
+    if child == 0:
+        try:
+            Outbox(path, clock=NOW).put([newest])
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    return newest
+
+
+def die_while_opening(path: Path, rename: int) -> None:
+    """In a process of its own, killed before its so many'th renaming; 0: after its first rows were copied."""
+    child = os.fork()
+    if child == 0:
+        real, copy, calls = Path.rename, Outbox._change, iter(range(1, 100))
+
+        def renamed(old: Path, new: Path) -> Path:
+            return os._exit(9) if next(calls) == rename else real(old, new)
+
+        def copied(outbox: Outbox, *arguments: Any) -> None:
+            copy(outbox, *arguments)
+            outbox._db.execute("COMMIT")
+            os._exit(9)
+
+        Path.rename = renamed  # type: ignore[method-assign, assignment]
+        if rename == 0:
+            Outbox._change = copied  # type: ignore[method-assign]
+        try:
+            Outbox(path, clock=NOW)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("rename", [0, 1, 2, 3])
+def test_a_salvage_that_is_cut_short_loses_no_row(tmp_path: Path, rename: int) -> None:
+    """The power goes a second time; the next start goes on from there."""
+    path, sound = tmp_path / "o.db", tmp_path / "sound.db"
+    newest = fill_and_die(path)
+    middle_pages(path)
+    for suffix in ("", "-wal", ".lock"):
+        Path(f"{sound}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    undisturbed = Outbox(sound, clock=NOW)
+    expected = undisturbed.after(0, 10_000)
+    undisturbed.close()
+    assert expected[-1] == newest
+    die_while_opening(path, rename)
+    outbox = Outbox(path, clock=NOW)
+    assert outbox.after(0, 10_000) == expected
+    assert outbox.counts() == (len(expected), 20)
+    assert outbox.recall("store_id") == "s1"
+    assert "set aside as o.db.damaged-" in outbox.set_aside
+    outbox.close()
+    left = [p.name for p in tmp_path.glob("o.db*") if ".damaged-" not in p.name]
+    assert sorted(left) == ["o.db", "o.db.lock"]
+
+
+def test_a_replacement_that_the_disk_refused_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, outbox = fill(tmp_path / "o.db", close=False)
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+    def full(*_args: Any) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        with pytest.raises(sqlite3.OperationalError, match="No space"):
+            outbox.renew(damage)
+    with pytest.raises(sqlite3.Error) as told:
+        outbox.after(0, 1)
+    assert outbox.broken_by(told.value), "else it would stay closed for ever"
+    outbox.renew(told.value)
+    assert outbox.after(0, 10_000) == rows
+    assert not outbox.broken_by(sqlite3.OperationalError("database or disk is full"))
     outbox.close()
 
 

@@ -385,6 +385,13 @@ def test_late(bench: Bench, seconds: int, late: int) -> None:
     assert shown(bench.obs())[0].late_s == late
 
 
+def test_a_late_reading_of_the_visit_that_goes_on_alarms_and_says_that_it_is_late(bench: Bench) -> None:
+    bench.now = T0 + 245 * NS
+    work = bench.obs(quantities=bp(190, 90))
+    assert (shown(work)[0].late_s, shown(work)[0].historical) == (245, False)
+    assert alerts(work) == ["bp high"]
+
+
 def test_the_next_visit_ends_the_alerts_of_the_last(bench: Bench) -> None:
     """In one batch as well: the reading before the change belongs to the visit before."""
     work = bench.give(

@@ -10,6 +10,7 @@ from ingest.ekg.streams import Streams
 from ingest.pipeline import Pipeline
 from ingest.quota import MAX_DEVICES, MAX_GATEWAYS, MAX_ROOMS, Quota
 from ingest.rules import load_rules
+from ingest.seen import MAX_SEEN, Seen
 from ingest.store.contract import Address
 from ingest.work import Work
 from tests.ingest_making import T0, adult, observation, strip
@@ -132,6 +133,34 @@ def test_thousands_of_names_are_refused_and_counted(names: list[tuple[str, str, 
     assert len({claim.seq for claim in work.claims}) == allowed
     assert sum(asked.refused.values()) == 5000 - allowed
     assert told(work) == {}, "not final: a new device is taken after a restart of ingest"
+
+
+def shown(work: Work) -> list[str]:
+    return [key for p in work.publish if p.topic.endswith("/flagged") for key in ids_of(p.payload)]
+
+
+def ids_of(payload: bytes) -> list[str]:
+    found = msgspec.json.decode(payload)
+    return [one["id"] for one in (found if isinstance(found, list) else [found])]
+
+
+def test_made_up_ids_do_not_let_another_gateways_reading_alarm_twice() -> None:
+    """More invented readings than are remembered, within the quota, between a reading and its being sent again."""
+    asked = pipeline(Limits(gateway_rows_per_s=1e9, device_rows_per_s=1e9))
+    once = In(TOPICS.up("g2", "2", "cuff", "obs"), encode(observation("f" * 32, epoch="honest")))
+    assert shown(asked.process([once], T0)) == ["f" * 32]
+    for first in range(0, MAX_SEEN + 1000, 1000):
+        pack = [observation(f"{number:032x}", epoch="made up", seq=number) for number in range(first, first + 1000)]
+        asked.process([In(TOPICS.up("g1", "1", "cuff", "obs"), encode(pack))], T0)
+    assert shown(asked.process([once], T0)) == []
+
+
+def test_who_sends_the_most_forgets_first_and_in_order() -> None:
+    seen = Seen(["old1", "old2"], limit=5)
+    assert [seen.add(key, "g1") for key in ("a", "b", "c", "d", "e")] == [True] * 5, "d and e push out a and b"
+    assert [seen.add(key, "g2") for key in ("old1", "old2", "c", "d", "e")] == [False] * 5
+    assert seen.add("a", "g1")
+    assert seen.add("c", "g1"), "pushed out by a"
 
 
 def test_the_state_of_ingest_does_not_grow_with_what_a_hostile_gateway_makes_up() -> None:

@@ -6,6 +6,7 @@ QoS 1 is acknowledged to the broker only by `ack`, so one that was taken but not
 Messages are read and acknowledged many at a time, beside paho (`_Client`): one by one they cost twelve times the CPU.
 """
 
+import contextlib
 import sys
 import threading
 from collections import deque
@@ -209,7 +210,8 @@ class Broker:
     def stop(self) -> None:
         """Disconnect and end the thread. The will is not published: say goodbye by `publish` before."""
         self._client.disconnect()
-        self._client.loop_stop()
+        with contextlib.suppress(AttributeError):  # paho forgets its thread when that ends, here between look and join
+            self._client.loop_stop()
         self._client.end()
 
     @property
@@ -297,7 +299,8 @@ class Broker:
     def _drop(self) -> None:
         self.dropped += 1
         if self.dropped % 1000 == 1:
-            _log.warning("reader too slow, messages for eyes only dropped", dropped=self.dropped)
+            do = "look at the load of this machine"
+            _log.warning("reader too slow, messages for eyes only dropped", dropped=self.dropped, do=do)
 
     def _on_subscribe(self, _client: mqtt.Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
         """A broker that refuses a subscription goes on as if nothing were wrong; we would wait in silence."""
@@ -313,11 +316,11 @@ class Broker:
 
     def _deny(self, what: str, topic: str, reason: object) -> None:
         self.denied += 1
-        if topic in self._denied_topics or len(self._denied_topics) >= MAX_TOLD:
-            if self.denied % 1000 == 0:
-                _log.error(what, topic=topic, reason=reason, denied=self.denied)
+        known = topic in self._denied_topics or len(self._denied_topics) >= MAX_TOLD
+        if known and self.denied % 1000:
             return
-        self._denied_topics.add(topic)
+        if not known:
+            self._denied_topics.add(topic)
         _log.error(what, topic=topic, reason=reason, denied=self.denied, do="correct the broker's ACL")
 
     def _tell(self, trouble: tls.Trouble) -> None:
@@ -340,7 +343,7 @@ class Broker:
         refused, self._refused = self._refused, False
         if was:
             self._set(tls.Trouble(f"connection lost: {reason}", "a connection that stays", "Look at the broker's log."))
-            _log.warning("broker disconnected", reason=reason)
+            _log.warning("broker disconnected", reason=reason, do="look at the broker's log; trying again for ever")
             if self.on_disconnect is not None:
                 self.on_disconnect()
         elif reason.is_failure and not refused:  # else it was us who ended the attempt

@@ -30,8 +30,11 @@ class _KeyValue(logging.Formatter):
 
 
 def _quote(value: object) -> str:
-    text = str(value).replace("\n", "\\n")
-    return f'"{text}"' if " " in text or "=" in text or not text else text
+    """One word, or in quotes. A topic is its sender's word: it must neither begin a line nor steer a terminal."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+    if text and not any(c in text for c in ' ="'):
+        return text
+    return '"' + text.replace('"', '\\"') + '"'
 
 
 class Throttle(logging.Filter):
@@ -94,5 +97,6 @@ def set_up(level: str = "info", *, quiet: Sequence[str] = ()) -> None:
     logging.getLogger("bleak").setLevel(logging.WARNING)
     logging.getLogger("bumble").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # three lines for each page that is opened
     for part in quiet:
         logging.getLogger(part).setLevel(logging.CRITICAL)

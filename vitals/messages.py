@@ -183,8 +183,14 @@ class IngestStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     profile: str = ""
     refused: dict[str, int] = {}
     """Messages refused since the start, by reason."""
+    over_quota: dict[str, int] = {}
+    """Of those, what gateways sent beyond [ingest.quota], by gateway."""
+    denied: int = 0
+    """Ingest's own messages that the broker's access rules did not let pass: readings no board is shown."""
     missing_s: dict[str, float] = {}
     """Seconds of a signal that were never received since the start, by gateway/device/metric."""
+    now: Count = 0
+    """Ingest's clock when it said so: a gateway learns how far off its own is before its first receipt. 0: not told."""
 
 
 Level: TypeAlias = Literal["normal", "notice", "abnormal", "critical"]

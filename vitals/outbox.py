@@ -95,7 +95,6 @@ class Outbox:
         `max_bytes` is the budget, 0 for none. Raises OutboxError when the file is no outbox of ours, when nothing
         can be written there, or when another process owns it.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.account: Callable[[AgedOut], Sequence[Row]] = lambda _aged: ()
         self.set_aside = ""
@@ -105,7 +104,13 @@ class Outbox:
         self._above: dict[str, int] = {}
         self._counts = {"row": 0, "refused": 0}
         was_ours = self._lock_path.exists()
-        self._lock = self._own(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = self._own(path)
+            if self._beside("salvaged").exists():
+                self._tell(self._swap_in(), "what could be read of it was recovered")
+        except OSError as error:
+            raise self._unusable(error) from None
         try:
             self._db = self._open(path)
         except sqlite3.DatabaseError as error:
@@ -119,6 +124,7 @@ class Outbox:
         self._begin()
 
     def _begin(self) -> None:
+        self._broken = False
         self.epoch = secrets.token_hex(8)
         self._above = {}
         (last,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'row'").fetchone()
@@ -132,12 +138,18 @@ class Outbox:
     def _lock_path(self) -> Path:
         return Path(f"{self.path}.lock")
 
+    def _beside(self, ending: str) -> Path:
+        return Path(f"{self.path}.{ending}")
+
     def _unusable(self, error: Exception) -> OutboxError:
+        do = "Move the file away (keep it: it may hold readings) and start the gateway again."
+        if isinstance(error, OSError | sqlite3.OperationalError):
+            do = "Keep the file. See that its folder can be written, its disk has room and works; then start again."
         return OutboxError(
             f"The outbox {self.path} cannot be used.",
             expected=f"an outbox of version {SCHEMA_VERSION}, or no file",
             found=str(error),
-            do="Move the file away (keep it: it may hold readings) and start the gateway again.",
+            do=do,
         )
 
     @staticmethod
@@ -157,13 +169,22 @@ class Outbox:
 
     @classmethod
     def _open(cls, path: Path) -> sqlite3.Connection:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        db = cls._connect(path)
         try:
-            cls._check(db)
             # Only now: nothing of another program's file has been touched before.
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+        except sqlite3.DatabaseError:
+            db.close()
+            raise
+        return db
+
+    @classmethod
+    def _connect(cls, path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            cls._check(db)
         except sqlite3.DatabaseError:
             db.close()
             raise
@@ -186,11 +207,16 @@ class Outbox:
 
     # -- damage ----------------------------------------------------------------------------------------------
 
+    def broken_by(self, error: sqlite3.Error) -> bool:
+        """Whether it is time to `renew`: the file is damaged, or was and could not be replaced yet."""
+        return self._broken or is_damage(error)
+
     def renew(self, error: sqlite3.Error) -> None:
         """SQLite found the open file damaged: set it aside and go on with a new one.
 
         Raises sqlite3.OperationalError when the disk does not even allow that; then try again.
         """
+        self._broken = True
         self._db.close()
         try:
             self._replace(error)
@@ -199,22 +225,46 @@ class Outbox:
         self._begin()
 
     def _replace(self, error: Exception) -> None:
+        """The damaged file keeps its name until a new one holds all that can be read of it.
+
+        A long backlog takes minutes to read: a start that is cut short meanwhile is simply made again.
+        """
         _log.error("outbox damaged", file=self.path, error=error, do="check the disk")
         try:
-            aside = set_aside(self.path, self._clock.now())
+            rows, refused_rows, whole = self._salvage()
+            aside = self._swap_in()
             self._db = self._open(self.path)
         except (OSError, sqlite3.Error) as refused:
             raise self._unusable(refused) from None
-        rows, refused_rows, whole = self._take_over(aside)
         found = f"{rows} waiting and {refused_rows} refused rows were recovered from it"
-        found += "" if whole else ", then the disk was full"
-        self.set_aside = f"a damaged outbox was set aside as {aside.name}; {found}"
-        do = "keep the file until somebody has looked; check the disk" + ("" if whole else " and make room on it")
-        _log.error("outbox set aside", file=aside, waiting=rows, refused=refused_rows, whole=whole, do=do)
+        self._tell(aside, found + ("" if whole else ", then the disk was full: make room on it"))
 
-    def _take_over(self, aside: Path) -> tuple[int, int, bool]:
-        """Every sound row of the damaged file, with its first epoch and seq. (waiting, refused, all written)."""
-        wreck = Wreck(aside, _SCHEMA)
+    def _tell(self, aside: Path, found: str) -> None:
+        self.set_aside = f"a damaged outbox was set aside as {aside.name}; {found}"
+        do = "keep the file until somebody has looked; check the disk"
+        _log.error("outbox set aside", file=aside, found=found, do=do)
+
+    def _salvage(self) -> tuple[int, int, bool]:
+        """Make the new file. (rows waiting, rows refused, whether all were written)."""
+        part = self._beside("part")
+        for leftover in (part, self._beside("part-journal")):
+            leftover.unlink(missing_ok=True)
+        self._db = self._connect(part)  # with no log beside it: it is renamed
+        self._counts = {"row": 0, "refused": 0}
+        whole = self._take_over(self.path)
+        self._db.close()
+        part.rename(self._beside("salvaged"))
+        return *self.counts(), whole
+
+    def _swap_in(self) -> Path:
+        """Returns the damaged file's new path. Where a crash cuts this short, the next start goes on with it."""
+        aside = set_aside(self.path, self._clock.now())
+        self._beside("salvaged").rename(self.path)
+        return aside
+
+    def _take_over(self, damaged: Path) -> bool:
+        """Every sound row of the damaged file, with its first epoch and seq. False when the disk was full before."""
+        wreck = Wreck(damaged, _SCHEMA)
         whole = True
         try:
             for key, value in wreck.facts():
@@ -227,7 +277,7 @@ class Outbox:
             whole = False
         finally:
             wreck.close()
-        return *self.counts(), whole
+        return whole
 
     def _copy(self, into: str, found: Iterator[tuple[object, ...]]) -> None:
         while batch := list(islice(found, BATCH)):

@@ -34,7 +34,10 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def set_aside(path: Path, now: Instant) -> Path:
-    """Rename the file and its log, for a person to look at. Returns the new path. Raises OSError."""
+    """Rename the file and its log, or what there is of them, for a person to look at.
+
+    Returns the new path. Raises OSError.
+    """
     name = f"{path.name}.damaged-{to_datetime(now):%Y%m%dT%H%M%SZ}"
     aside = path.with_name(name)
     again = 1

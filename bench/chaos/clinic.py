@@ -29,6 +29,10 @@ simulated_alarms = true
 {store}
 [board]
 port = {board}
+[health]
+gateway_port = 0
+ingest_port = 0
+board_port = 0
 [simulate]
 seed = {seed}
 air_socket = "air.sock"
@@ -122,11 +126,14 @@ class Clinic:
         self.parts = self._parts(seed)
 
     def _ledger(self, gateway: str) -> Ledger:
-        outbox = self.disks[gateway].folder / "outbox.db"
+        outbox = self.outbox(gateway)
         Outbox(outbox).close()
         backups = self.folder / "backups" / gateway
         backups.mkdir(parents=True, exist_ok=True)
         return Ledger(outbox, backups)
+
+    def outbox(self, gateway: str) -> Path:
+        return self.disks[gateway].folder / "outbox.db"
 
     def _parts(self, seed: int) -> dict[str, Part]:
         rooms = [room for gateway in GATEWAYS for room in ROOMS[gateway]]
@@ -135,8 +142,7 @@ class Clinic:
         store, other = self.store.settings(), self.store.other_settings()
         parts = {}
         for gateway in GATEWAYS:
-            outbox = self.disks[gateway].folder / "outbox.db"
-            head = _GATEWAY.format(gateway=gateway, outbox=outbox)
+            head = _GATEWAY.format(gateway=gateway, outbox=self.outbox(gateway))
             devices = "".join(_room_devices(room, gateway=True) for room in ROOMS[gateway])
             parts[gateway] = self._vitals(gateway, "gateway", seed, store, head + devices + shown)
         parts["ingest"] = self._vitals("ingest", "ingest", seed, store, shown)

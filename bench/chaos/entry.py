@@ -31,11 +31,17 @@ class WrongClock:
     def now(self) -> Instant:
         if self.monotonic() >= self._look_at:
             self._look_at = self.monotonic() + round(LOOK_S * NS)
-            self._offset = self._read()
+            self._look()
         return time.time_ns() + self._offset
 
     def monotonic(self) -> int:
         return time.monotonic_ns()
+
+    def _look(self) -> None:
+        """A change is confirmed in a file beside, so that the bench knows that this process has it."""
+        before, self._offset = self._offset, self._read()
+        if self._offset != before:
+            self._file.with_suffix(".seen").write_text(str(self._offset // NS), encoding="ascii")
 
     def _read(self) -> int:
         try:

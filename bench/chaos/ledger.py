@@ -1,6 +1,7 @@
 """What an outbox ever committed, kept by a trigger inside its file: by SQLite, not by any code under test.
 
-The trigger's insert is part of the outbox's own transaction, so a row is in both tables or in neither.
+The trigger's insert is part of the outbox's own transaction, so a row is in both tables or in neither. What was
+harvested is forgotten there after a while, so that the file shows whether the outbox itself grows.
 """
 
 import shutil
@@ -11,10 +12,13 @@ from typing import Final, cast
 
 from bench.chaos.verify import Committed, Key, Leaf
 
-_TRIGGER: Final = """
+KEPT: Final = 5_000
+"""Rows the trigger keeps: some minutes of a gateway, and a harvest comes twice a second."""
+_TRIGGER: Final = f"""
 CREATE TABLE chaos_ledger (no INTEGER PRIMARY KEY, epoch TEXT, seq INTEGER, topic TEXT, payload BLOB);
 CREATE TRIGGER chaos_keep AFTER INSERT ON row BEGIN
   INSERT INTO chaos_ledger (epoch, seq, topic, payload) VALUES (new.epoch, new.seq, new.topic, new.payload);
+  DELETE FROM chaos_ledger WHERE no <= (SELECT max(no) FROM chaos_ledger) - {KEPT};
 END;
 """
 _WAITING: Final = "SELECT epoch, seq FROM row"
@@ -27,8 +31,12 @@ class Ledger:
         """The outbox file exists, and no gateway uses it yet."""
         self._outbox = outbox
         self._backups = backups
+        self.older = backups / "older.db"
+        """The backup before the newest one: what is restored."""
         self.rows: dict[tuple[str, int], Committed] = {}
         self.forgone: set[Key] = set()
+        self.wrong: list[str] = []
+        """An identity given to two rows; rows that were forgotten before they were harvested."""
         self.head = 0
         """Number of the newest row harvested."""
         with closing(sqlite3.connect(outbox)) as db:
@@ -41,7 +49,11 @@ class Ledger:
                 "SELECT no, epoch, seq, topic, payload FROM chaos_ledger WHERE no > ? ORDER BY no", (self.head,)
             )
             for no, epoch, seq, topic, payload in found:
-                self.rows[epoch, seq] = _committed(topic, payload)
+                row = _committed(topic, payload)
+                if self.rows.setdefault((epoch, seq), row) != row:
+                    self.wrong.append(f"{row.gateway}: epoch {epoch}, seq {seq} was given to two rows")
+                if no != self.head + 1:
+                    self.wrong.append(f"{row.gateway}: rows {self.head + 1} to {no - 1} of the ledger were not seen")
                 self.head = no
             (waiting,) = db.execute("SELECT count(*) FROM row").fetchone()
         return int(waiting)
@@ -69,9 +81,9 @@ class Ledger:
 
     def back_up(self) -> None:
         """A consistent copy while the gateway runs; the one before is kept, and that one is restored."""
-        newest, older = self._backups / "newest.db", self._backups / "older.db"
+        newest = self._backups / "newest.db"
         if newest.exists():
-            newest.replace(older)
+            newest.replace(self.older)
         with closing(_open(self._outbox)) as db, closing(sqlite3.connect(newest)) as copy:
             db.backup(copy)
 
@@ -80,7 +92,7 @@ class Ledger:
 
         Rows without a receipt that the backup does not have are given up by whoever restores it, not by the outbox.
         """
-        older = self._backups / "older.db"
+        older = self.older
         if not older.exists():
             return False
         copy = self._outbox.with_name("restoring")

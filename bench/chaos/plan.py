@@ -58,15 +58,15 @@ SHORTEST_GAP_S: Final = 0.2
 
 
 def plan(seed: int, seconds: float, kinds: Mapping[str, Kind] = KINDS, *, every_s: float = 2.0) -> list[Fault]:
-    """Faults in order of time, none lasting past `seconds`, about one each `every_s`, so that many overlap.
+    """Faults in order of time, none meant to last past `seconds`, about one each `every_s`, so that many overlap.
 
-    All kinds are dealt out once, in random order, before any comes again.
+    Without kinds there are none. All kinds are dealt out once, in random order, before any comes again.
     """
     rng = random.Random(seed)
     faults: list[Fault] = []
     deck: list[str] = []
     at = rng.uniform(0, every_s)
-    while at < seconds:
+    while kinds and at < seconds:
         if not deck:
             deck = sorted(kinds)
             rng.shuffle(deck)

@@ -22,6 +22,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._mode: Mode = "pass"
+        self.hurt = 0
+        """Connections cut and pieces held back or delayed so far: a mode that changed nothing was no fault."""
         self._open: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Condition()
@@ -57,12 +59,14 @@ class Proxy:
 
     def _reset(self) -> None:
         for writer in list(self._open):
+            self.hurt += 1
             writer.transport.abort()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = [writer]
         try:
             if self._mode == "cut":
+                self.hurt += 1
                 return
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             ends.append(back)
@@ -84,6 +88,7 @@ class Proxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held: frozenset[str]) -> None:
         try:
             while data := await reader.read(PIECE):
+                self.hurt += self._mode in held or self._mode == "slow"
                 async with self._changed:
                     await self._changed.wait_for(lambda: self._mode not in held)
                 if self._mode == "slow":

@@ -15,19 +15,21 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from bench.chaos.clinic import DISK_MB, ROOMS, SITE, Clinic, monitor, spot_device
-from bench.chaos.faults import Hands, possible
+from bench.chaos.faults import Done, Hands, possible
+from bench.chaos.footprint import EVERY_S, Footprint, Sample, footprint, sample
+from bench.chaos.ledger import Ledger
+from bench.chaos.parts import STOP_S
 from bench.chaos.plan import GATEWAYS, KINDS, Fault, plan
 from bench.chaos.traffic import Traffic
-from bench.chaos.verify import Verdict, verify
+from bench.chaos.verify import Verdict, unproved, verify
 
 LOOK_S: Final = 0.5
-BACKUP_S: Final = 6.0
+BACKUP_S: Final = 4.0
 START_S: Final = 180
 CALM_S: Final = 8
 """After the last fault, with the devices still measuring: twice the slowest one's interval."""
-DRAIN_S: Final = 240
-RECOVERY_S: Final = 120
-"""After the last fault, for a busy machine to start every part again."""
+PATIENCE_S: Final = 240
+"""After the last fault for a busy machine to start every part again, and after that for the outboxes to be empty."""
 QUIET_S: Final = 4
 """Empty outboxes with nothing new for so long: what a gateway says of lost links is committed a second later."""
 
@@ -36,20 +38,25 @@ class Recovery(NamedTuple):
     """A fault that is over. `seconds`: from then until every gateway concerned had a receipt for a newer row,
     whatever else went wrong meanwhile."""
 
-    fault: Fault
+    done: Done
     seconds: float
 
 
 class Result(NamedTuple):
+    """`faults`: all that were planned; of these `recoveries` tells which did something."""
+
+    seed: int
+    store: str
+    minutes: float
     verdict: Verdict
     faults: Sequence[Fault]
     left_out: Sequence[str]
     recoveries: Sequence[Recovery]
     deepest: Mapping[str, int]
     drained_s: float | None
-    peaks_mb: Mapping[str, float]
+    footprint: Footprint | None
     revived: Mapping[str, Sequence[int]]
-    slow_stops: Mapping[str, int]
+    slowest_stops_s: Mapping[str, float]
     alerts: tuple[int, int]
     """Raised, and of these raised twice."""
     said: Mapping[str, int]
@@ -59,6 +66,10 @@ class Result(NamedTuple):
     @property
     def good(self) -> bool:
         return not self.problems and not self.verdict.wrong
+
+    @property
+    def took_effect(self) -> list[Fault]:
+        return [recovery.done.fault for recovery in self.recoveries if recovery.done.proof]
 
 
 class Watch(threading.Thread):
@@ -70,16 +81,23 @@ class Watch(threading.Thread):
         self.waiting = dict.fromkeys(GATEWAYS, 0)
         self.deepest = dict.fromkeys(GATEWAYS, 0)
         self.recoveries: list[Recovery] = []
+        self.samples: list[Sample] = []
         self.done = threading.Event()
-        self._pending: list[tuple[Fault, float, dict[str, int]]] = []
+        self._sampling = threading.Event()
+        self._sample_at = 0.0
+        self._pending: list[tuple[Done, float, dict[str, int]]] = []
         self._guard = threading.Lock()
         self._backup_at = 0.0
 
-    def over(self, fault: Fault) -> None:
+    def over(self, done: Done) -> None:
         """A fault has ended: from now on its recovery is timed."""
-        concerned = [fault.target] if fault.target in GATEWAYS else list(GATEWAYS)
+        concerned = [done.fault.target] if done.fault.target in GATEWAYS else list(GATEWAYS)
         with self._guard:
-            self._pending.append((fault, time.monotonic(), {g: self.clinic.ledgers[g].head for g in concerned}))
+            self._pending.append((done, time.monotonic(), {g: self.clinic.ledgers[g].head for g in concerned}))
+
+    def sampling(self, on: bool) -> None:
+        """Memory and disk are looked at while the load is on, and neither before nor after."""
+        self._sampling.set() if on else self._sampling.clear()
 
     def run(self) -> None:
         while not self.done.wait(LOOK_S):
@@ -98,11 +116,14 @@ class Watch(threading.Thread):
                     part.guard.release()
         if backup:
             self._backup_at = time.monotonic() + BACKUP_S
-        for part in self.clinic.parts.values():
-            part.weigh()
         for part in self.clinic.lasting():
             part.revive()
         self._recovered()
+        now = time.monotonic()
+        if self._sampling.is_set() and now >= self._sample_at:
+            self._sample_at = now + EVERY_S
+            rows = sum(len(ledger.rows) for ledger in self.clinic.ledgers.values()) - sum(self.waiting.values())
+            self.samples.append(sample(self.clinic, now, rows))
 
     def _ledger(self, name: str, *, backup: bool) -> None:
         ledger = self.clinic.ledgers[name]
@@ -116,7 +137,7 @@ class Watch(threading.Thread):
         now = time.monotonic()
         with self._guard:
             pending, self._pending = self._pending, []
-        for fault, since, heads in pending:
+        for done, since, heads in pending:
             for gateway in list(heads):
                 with contextlib.suppress(sqlite3.Error):
                     # A restored outbox numbers from where its backup stood.
@@ -124,10 +145,10 @@ class Watch(threading.Thread):
                     if self.clinic.parts[gateway].alive and self.clinic.ledgers[gateway].delivered_after(head):
                         del heads[gateway]
             if not heads:
-                self.recoveries.append(Recovery(fault, now - since))
+                self.recoveries.append(Recovery(done, now - since))
             else:
                 with self._guard:
-                    self._pending.append((fault, since, heads))
+                    self._pending.append((done, since, heads))
 
 
 def run(
@@ -137,11 +158,13 @@ def run(
     seconds: float,
     store: str = "sqlite",
     every_s: float = 2.0,
-    kinds: Sequence[str] = (),
+    kinds: Sequence[str] = tuple(KINDS),
     disk_mb: int = DISK_MB,
+    calm_s: float = CALM_S,
+    patience_s: float = PATIENCE_S,
     say: Callable[[str], None] = lambda _text: None,
 ) -> Result:
-    """Raises AssertionError when the clinic does not even start. `kinds`: only these, instead of all."""
+    """Raises AssertionError when the clinic does not even start. `kinds`: of faults; with none it is a plain soak."""
     clinic = Clinic(folder, seed=seed, store=store, disk_mb=disk_mb)
     traffic = Traffic(SITE, clinic.broker_port)
     hands = Hands(clinic, traffic)
@@ -151,11 +174,14 @@ def run(
         watch.start()
         _begin(clinic)
         able = possible(clinic)
-        chosen = {name: kind for name, kind in able.items() if not kinds or name in kinds}
-        left_out = [name for name in kinds or KINDS if name not in able]
+        chosen = {name: kind for name, kind in able.items() if name in kinds}
+        left_out = [name for name in kinds if name not in able]
         faults = plan(seed, seconds, chosen, every_s=every_s)
-        _play(faults, hands, watch, say)
-        return _settle(hands, watch, faults, left_out, say)
+        watch.sampling(True)
+        _play(faults, seconds, hands, watch, say)
+        watch.sampling(False)
+        settled = _settle(hands, watch, len(faults), calm_s, patience_s, say)
+        return settled._replace(seed=seed, store=store, minutes=seconds / 60, faults=faults, left_out=left_out)
     finally:
         hands.halt.set()
         watch.done.set()
@@ -164,12 +190,18 @@ def run(
 
 
 def _begin(clinic: Clinic) -> None:
-    """Until both gateways have something to lose. A part that does not even start says why."""
+    """Until both gateways have something to lose, and receipts come. A part that does not even start says why."""
     try:
-        _until(lambda: all(ledger.head > 50 for ledger in clinic.ledgers.values()), START_S, "devices measuring")
+        _until(lambda: all(map(_at_work, clinic.ledgers.values())), START_S, "devices measuring, ingest storing")
     except AssertionError as error:
         ended = [f"{part.name}: {part.log_tail()}" for part in clinic.lasting() if part.ended_by_itself]
         raise AssertionError("\n".join([str(error), *ended])) from None
+
+
+def _at_work(ledger: Ledger) -> bool:
+    with contextlib.suppress(sqlite3.Error):
+        return ledger.head > 50 and ledger.delivered_after(0)
+    return False
 
 
 def _until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -180,40 +212,42 @@ def _until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         time.sleep(LOOK_S)
 
 
-def _play(faults: Sequence[Fault], hands: Hands, watch: Watch, say: Callable[[str], None]) -> None:
-    """Each fault at its time in a thread of its own; returns when all are over."""
+def _play(faults: Sequence[Fault], seconds: float, hands: Hands, watch: Watch, say: Callable[[str], None]) -> None:
+    """Each fault at its time in a thread of its own; returns when all are over and the time is up."""
     begun = time.monotonic()
 
     def commit(fault: Fault) -> None:
+        done = Done(fault, "")
         try:
-            hands.commit(fault)
+            done = hands.commit(fault)
         except Exception as error:  # noqa: BLE001  told with the verdict: the others go on
             hands.failed.append(f"{fault.kind} of {fault.target}: {type(error).__name__}: {error}")
-        watch.over(fault)
+        watch.over(done)
+        say(f"{fault.at:7.1f} s  {fault.kind:8} {fault.target:10} {fault.seconds:5.1f} s  {done.proof or 'NO EFFECT'}")
 
     threads = []
     for fault in faults:
         hands.halt.wait(max(0.0, begun + fault.at - time.monotonic()))
-        say(f"{fault.at:7.1f} s  {fault.kind:8} {fault.target:10} {fault.seconds:5.1f} s")
         threads.append(threading.Thread(target=commit, args=(fault,), daemon=True))
         threads[-1].start()
+    hands.halt.wait(max(0.0, begun + seconds - time.monotonic()))
     for thread in threads:
         thread.join()
 
 
 def _settle(
-    hands: Hands, watch: Watch, faults: Sequence[Fault], left_out: Sequence[str], say: Callable[[str], None]
+    hands: Hands, watch: Watch, faults: int, calm_s: float, patience_s: float, say: Callable[[str], None]
 ) -> Result:
     """Everybody well, then the devices silent, then the outboxes empty; then everything is held against each other."""
     clinic, traffic = hands.clinic, hands.traffic
     problems: list[str] = []
     say("faults over; calm")
-    time.sleep(CALM_S)
-    _expect(problems, lambda: len(watch.recoveries) == len(faults), RECOVERY_S, "recovery from each fault")
+    time.sleep(calm_s)
+    _expect(problems, lambda: len(watch.recoveries) == faults, patience_s, "recovery from each fault")
     if clinic.parts["simulate"].stop() != 0:
         problems.append("the simulators did not end well: " + clinic.parts["simulate"].log_tail())
     begun = time.monotonic()
-    drained = _expect(problems, _Silence(clinic), DRAIN_S, "empty outboxes")
+    drained = _expect(problems, _Silence(clinic), patience_s, "empty outboxes")
     drained_s = time.monotonic() - begun - QUIET_S if drained else None
     say("outboxes empty" if drained else "outboxes NOT empty")
     time.sleep(1)  # the last flagged readings on their way to the board
@@ -227,23 +261,34 @@ def _settle(
             problems.append(f"{gateway}: {rows} rows refused by ingest: {reason}")
     if clinic.parts["ingest"].stop() != 0:
         problems.append("ingest did not end well: " + clinic.parts["ingest"].log_tail())
+    for part in clinic.parts.values():
+        problems += [f"{part.name} did not end on SIGTERM within {STOP_S} s"] * part.slow_stops
+        problems += [f"{part.name} ended by a bug: {crash}" for crash in part.crashes]
     problems += [f"the bench could not commit a fault: {failure}" for failure in hands.failed]
     problems += [f"a second ingest was not refused: {tail}" for tail in hands.not_refused]
     problems += [f"alert raised twice: {topic}" for topic in traffic.doubled]
     ledgers = list(clinic.ledgers.values())
     forgone = set().union(*(ledger.forgone for ledger in ledgers))
     committed = [row for ledger in ledgers for row in ledger.rows.values()]
-    verdict = verify(committed, clinic.store.rows(), clinic.store.evaluations(), forgone)
+    problems += [problem for ledger in ledgers for problem in ledger.wrong]
+    stored = list(clinic.store.rows())
+    verdict = verify(committed, stored, clinic.store.evaluations(), forgone)
+    problems += unproved(committed, stored, GATEWAYS)
+    taken = footprint(watch.samples, [f"{name} disk" for name in clinic.store.files()])
+    problems += taken.not_flat if taken else []
     return Result(
+        seed=0,
+        store="",
+        minutes=0,
         verdict=verdict,
-        faults=faults,
-        left_out=left_out,
+        faults=(),
+        left_out=(),
         recoveries=watch.recoveries,
         deepest=watch.deepest,
         drained_s=drained_s,
-        peaks_mb={name: part.peak_mb for name, part in clinic.parts.items() if part.peak_mb},
+        footprint=taken,
         revived={p.name: p.ended_by_itself for p in clinic.lasting() if p.ended_by_itself},
-        slow_stops={p.name: p.slow_stops for p in clinic.parts.values() if p.slow_stops},
+        slowest_stops_s={p.name: p.slowest_stop_s for p in clinic.parts.values() if p.slowest_stop_s},
         alerts=(traffic.raised, len(traffic.doubled)),
         said={"repeated": traffic.repeated, "poisoned": traffic.poisoned, "forged receipts": traffic.forged},
         problems=problems,

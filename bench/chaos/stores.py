@@ -4,14 +4,14 @@ import base64
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from bench.chaos.parts import Part
+from bench.chaos.parts import Part, cut_log, with_log
 from bench.chaos.proxy import Proxy
 from bench.chaos.verify import Evaluation, Leaf, Stored
 from tests.parts import program
@@ -35,8 +35,16 @@ class StoreSide(Protocol):
         """As `settings`, for an ingest with another store."""
         ...
 
-    def busy(self, seconds: float, halt: threading.Event) -> None:
-        """Keep every write of the store waiting."""
+    def busy(self, seconds: float, halt: threading.Event) -> bool:
+        """Keep every write of the store waiting. False: another one does already."""
+        ...
+
+    def checkpoint(self) -> None:
+        """Cut the write-ahead log of what is on the disk, whose room could be used again on a full one."""
+        ...
+
+    def files(self) -> Mapping[str, Sequence[Path]]:
+        """What grows with every reading, by name: files and folders."""
         ...
 
     def rows(self) -> Iterator[Stored]:
@@ -73,12 +81,22 @@ class Sqlite:
     def other_settings(self) -> str:
         return f'store = {{ kind = "sqlite", path = "{self._other}" }}'
 
-    def busy(self, seconds: float, halt: threading.Event) -> None:
+    def busy(self, seconds: float, halt: threading.Event) -> bool:
         """Another connection holds the write lock, as a backup or a person with a database browser would."""
-        with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as db:
-            db.execute("BEGIN IMMEDIATE")
-            halt.wait(seconds)
-            db.execute("ROLLBACK")
+        try:
+            with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                halt.wait(seconds)
+                db.execute("ROLLBACK")
+        except sqlite3.Error:
+            return False
+        return True
+
+    def checkpoint(self) -> None:
+        cut_log(self._path)
+
+    def files(self) -> Mapping[str, Sequence[Path]]:
+        return {"store": with_log(self._path)}
 
     def rows(self) -> Iterator[Stored]:
         with closing(self._open()) as db:
@@ -114,7 +132,8 @@ class Influx:
         from tests.parts import Influx as Programs
 
         self._folder = folder
-        self._programs = Programs(work / "influx")
+        self._work = work / "influx"
+        self._programs = Programs(self._work)
         self._programs.start()
         self._bucket, self._other = self._programs.database(), self._programs.database()
         self._programs.kill_engine()  # from here on it is a part like the others
@@ -137,8 +156,14 @@ class Influx:
         url, file = f"http://127.0.0.1:{port}", self._folder / state
         return f'state = "{file}"\nstore = {{ kind = "influx", url = "{url}", bucket = "{bucket}" }}'
 
-    def busy(self, seconds: float, halt: threading.Event) -> None:
+    def busy(self, seconds: float, halt: threading.Event) -> bool:
         raise NotImplementedError("its road is slow instead")
+
+    def checkpoint(self) -> None:
+        cut_log(self._folder / "state.db")
+
+    def files(self) -> Mapping[str, Sequence[Path]]:
+        return {"store": [self._work], "ledger": with_log(self._folder / "state.db")}
 
     def rows(self) -> Iterator[Stored]:
         leaves: tuple[Leaf, ...] = ("obs", "event")

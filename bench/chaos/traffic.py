@@ -1,8 +1,11 @@
 """A client of the harness on the broker: listens to everything, says again what it heard, and says what is wrong."""
 
+import contextlib
 import random
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +18,9 @@ from vitals.messages import MAX_PAYLOAD
 HEARD: Final = 400
 """Messages kept to be said again: some minutes old ones and some that are under way."""
 TWICE: Final = 2
+DELIVER_S: Final = 10
+"""For the broker to answer for all of them; the rest goes on its way all the same."""
+NOBODY: Final = 16
 
 
 class Traffic:
@@ -31,10 +37,14 @@ class Traffic:
         self.repeated = 0
         self.poisoned = 0
         self.forged = 0
+        self.receipts: Counter[str] = Counter()
+        """Heard so far, by the store that gives them."""
+        self._answers: dict[int, int] = {}
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="chaos", protocol=mqtt.MQTTv5)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
+        self._client.on_publish = self._on_publish
         self._client.connect_async("127.0.0.1", port)
         self._client.loop_start()
 
@@ -47,12 +57,27 @@ class Traffic:
         # What we say ourselves is not heard, or it would be said again without end.
         options = SubscribeOptions(qos=1, noLocal=True)
         up = [f"{self._root}/up/+/+/+/{leaf}" for leaf in ("obs", "strip", "event")]
-        client.subscribe([(topic, options) for topic in (*up, f"{self._root}/core/+/alert/+")])
+        others = (f"{self._root}/core/+/alert/+", f"{self._root}/down/+/stored")
+        client.subscribe([(topic, options) for topic in (*up, *others)])
+
+    def _on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
+        self._answers[mid] = reason.value
+
+    def _deliver(self, messages: Sequence[tuple[str, bytes]]) -> int:
+        """How many of them the broker had a subscriber for, as it answers in MQTT 5 (16: nobody was there)."""
+        sent = [self._client.publish(topic, payload, qos=1) for topic, payload in messages]
+        until = time.monotonic() + DELIVER_S
+        for info in sent:
+            with contextlib.suppress(RuntimeError):  # no connection, though it goes out with the next one
+                info.wait_for_publish(max(0.0, until - time.monotonic()))
+        return sum(self._answers.pop(info.mid, NOBODY) == 0 for info in sent)
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         with self._guard:
             payload = bytes(message.payload)
-            if "/alert/" in message.topic:
+            if message.topic.endswith("/stored"):
+                self.receipts[msgspec.json.decode(payload)["store_id"]] += 1
+            elif "/alert/" in message.topic:
                 self._alert(message.topic, payload, retained=message.retain)
             else:
                 self._heard.append((message.topic, payload))
@@ -77,36 +102,45 @@ class Traffic:
             topics = [topic.split("/") for topic in self._standing]
         return {f"{parts[-3]}/{parts[-1]}" for parts in topics}
 
-    def replay(self, seed: int) -> None:
-        """All that was heard lately, each twice, in another order."""
+    @property
+    def foreign_receipts(self) -> int:
+        """Of all stores but the one that was heard first."""
+        return sum(list(self.receipts.values())[1:])
+
+    def replay(self, seed: int) -> int:
+        """All that was heard lately, each twice, in another order. As `forge` and `poison`: how many got through."""
         with self._guard:
             again = list(self._heard) * TWICE
         random.Random(seed).shuffle(again)
-        for topic, payload in again:
-            self._client.publish(topic, payload, qos=1)
-        self.repeated += len(again)
+        taken = self._deliver(again)
+        self.repeated += taken
+        return taken
 
-    def forge(self, gateway: str, rows: list[tuple[str, int]], now: int) -> None:
+    def forge(self, gateway: str, rows: list[tuple[str, int]], now: int) -> int:
         """A receipt of another store for rows that wait: the gateway must not believe it."""
         outcomes = [(epoch, seq, "stored") for epoch, seq in rows]
         receipt = {"v": 1, "store_id": "another store", "now": now, "outcomes": outcomes}
-        self._client.publish(f"{self._root}/down/{gateway}/stored", msgspec.json.encode(receipt), qos=1)
-        self.forged += len(rows)
+        taken = self._deliver([(f"{self._root}/down/{gateway}/stored", msgspec.json.encode(receipt))])
+        self.forged += taken * len(rows)
+        return taken
 
-    def poison(self, seed: int) -> None:
+    def poison(self, seed: int) -> int:
         """What cannot be read, is too large, or comes from the future, on the topics of real devices."""
         rng = random.Random(seed)
-        for leaf, payload in POISON:
-            topic = f"{self._root}/up/gateway-{rng.randint(1, 2)}/{rng.randint(1, 8)}/ekg-openview-1/{leaf}"
-            self._client.publish(topic, payload, qos=1)
-        for topic, payload in (
+        root = f"{self._root}/up"
+        messages = [
+            (f"{root}/gateway-{rng.randint(1, 2)}/{rng.randint(1, 8)}/ekg-openview-1/{leaf}", payload)
+            for leaf, payload in POISON
+        ]
+        messages += [
             (f"{self._root}/core/ingest/status", b'{"v": 1, "session": 5}'),
             (f"{self._root}/down/gateway-1/stored", b"\x00\xff"),
             (f"{self._root}/core/1/assoc", b"[[[["),
             (f"{self._root}/up/UPPER case/1/x/obs", b"{}"),
-        ):
-            self._client.publish(topic, payload, qos=1)
-        self.poisoned += len(POISON) + 4
+        ]
+        taken = self._deliver(messages)
+        self.poisoned += taken
+        return taken
 
 
 _ROW: Final = {"epoch": "poison", "seq": 1}

@@ -111,6 +111,18 @@ def verify(
     )
 
 
+def unproved(committed: Iterable[Committed], stored: Iterable[Stored], gateways: Sequence[str]) -> list[str]:
+    """A run proves nothing of what nobody committed, however well it ends: each gateway owes readings and packs."""
+    of = {"was committed": {(r.gateway, r.leaf) for r in committed}, "is stored": {(r.gateway, r.leaf) for r in stored}}
+    return [
+        f"no {leaf} of {gateway} {what}: nothing is proved"
+        for what, there in of.items()
+        for gateway in gateways
+        for leaf in ("obs", "strip")
+        if (gateway, leaf) not in there
+    ]
+
+
 def _fact(row: Committed | Stored, message: bytes) -> _Fact:
     place = (row.gateway, row.room, row.device)
     said = msgspec.msgpack.decode(message) if row.leaf == "strip" else msgspec.json.decode(message)

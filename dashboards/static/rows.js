@@ -79,13 +79,15 @@ export function system(now) {
     return element;
   };
   const refused = Object.entries(ingest?.refused ?? {}).map(([why, n]) => `${n} refused: ${why}`);
+  const beyond = Object.entries(ingest?.over_quota ?? {}).map(([id, n]) => `${n} of ${id} beyond its quota`);
+  const denied = (n) => (n ? `${n} messages refused by the broker` : "");
   const rows = [
     row("Message broker", broker.up, (broker.up ? "connected" : "not connected") + since(broker.since), broker.up ? "" : broker.why),
     row("Checking and storing", Boolean(ingest?.online), ingest ? (ingest.online ? "running" : "down") + since(ingest.since) : "not heard of",
       [ingest?.store_fault ? `not storing: ${ingest.store_fault}` : "", ingest?.profile ? `profile ${ingest.profile}` : "",
-        ingest?.rules ? `rules ${ingest.rules.slice(0, 12)}` : "", ...refused].filter(Boolean).join(" · ")),
+        ingest?.rules ? `rules ${ingest.rules.slice(0, 12)}` : "", ...refused, ...beyond, denied(ingest?.denied)].filter(Boolean).join(" · ")),
     ...gateways.map((one) => row(`Gateway ${one.id}`, one.online, (one.online ? "online" : "offline") + since(one.since),
-      [`${one.backlog} waiting to be stored`, `${one.refused} refused`, one.clock_off ? `clock off by ${one.clock_off} ms` : "", ...one.outbox].filter(Boolean).join(" · "))),
+      [`${one.backlog} waiting to be stored`, one.refused ? `${one.refused} refused for good, in no store` : "none refused", denied(one.denied), one.clock_off ? `clock off by ${one.clock_off} ms` : "", ...one.outbox].filter(Boolean).join(" · "))),
   ];
   const counted = Object.entries(faults).map(([what, n]) => block("device", span("what", what), span("state", String(n))));
   const none = block("device", span("quiet", "None since the board started."));

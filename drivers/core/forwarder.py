@@ -2,8 +2,8 @@
 
 - A fresh row is published once, at once, whatever the backlog.
 - Backlog goes in packs, at most `WINDOW` rows without a receipt; it is sent (again) after a reconnect, after a new
-  ingest birth, and after a growing pause while ingest is online. Never while ingest says it is offline: an offline
-  subscriber's queue would only collect copies.
+  ingest birth, and after a growing pause while ingest is online. Never while ingest says it is offline, or says
+  nothing: an absent subscriber's queue would only collect copies.
 - A row leaves the outbox only when a receipt of the pinned store names it, or, a strip, to make room in a full one.
 - Receipts wait for the next commit: what they settle costs no transaction of its own.
 """
@@ -11,22 +11,26 @@
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import Final, NamedTuple
 
 import msgspec
 
-from vitals.clock import NS, Clock
+from vitals.clock import NS, Clock, Instant
 from vitals.log import Log
 from vitals.messages import MAX_PAYLOAD, IngestStatus, Outcome, OutcomeWord, Receipts
 from vitals.outbox import AgedOut, Outbox, Row
 
 WINDOW: Final = 1_000
 PACK: Final = 50
+READ: Final = 500
+"""Rows of backlog read at a time and gathered by topic: 32 boards come row by row, and would be packs of one."""
 RESEND_FIRST_S: Final = 5
 RESEND_MAX_S: Final = 60
-CLOCK_RECEIPTS: Final = 20
-"""Receipts come about once a second while an EKG runs: a clock that was set right counts as right within this many."""
+SILENT_S: Final = 35
+"""Ingest says again every 10 s that it is there. The state that a broker kept over a power cut is no such word."""
+CLOCK_SAMPLES: Final = 20
+"""Receipts come about once a second while an EKG runs, and ingest's state every 10 s: so many until a clock of
+ingest's that was set back is known to be. Our own being set is known at once."""
 HOLD_S: Final = 300
 """A held row (its message version is newer than ingest) is offered again after this, or at the next ingest birth."""
 MAX_UNSETTLED: Final = 20_000
@@ -55,14 +59,16 @@ class Forwarder:
         self._publish = publish
         self._clock = clock
         self.store_id = pinned_store or outbox.recall("store_id")
-        self.clock_off_ns: int | None = None
-        self._clock_off: deque[int] = deque(maxlen=CLOCK_RECEIPTS)
+        self._differences: deque[int] = deque(maxlen=CLOCK_SAMPLES)
+        """Our monotonic clock less ingest's, and on top each message's way here."""
+        self._least: int | None = None
         self.foreign_receipts = 0
         self.committed = 0
         self.published = 0
         """Rows, each time they are sent."""
         self.outcomes: Counter[OutcomeWord] = Counter()
         self._ingest = ""
+        self._heard = 0
         self._cursor = 0
         self._sent: dict[tuple[str, int], _Sent] = {}
         self._held: dict[tuple[str, int], int] = {}
@@ -74,8 +80,22 @@ class Forwarder:
         return bool(self._unsettled)
 
     @property
+    def held(self) -> int:
+        """Rows that ingest is too old to read."""
+        return len(self._held)
+
+    @property
     def ingest_online(self) -> bool:
-        return bool(self._ingest)
+        return bool(self._ingest) and self._clock.monotonic() - self._heard <= SILENT_S * NS
+
+    @property
+    def clock_off_ns(self) -> int | None:
+        """Our clock less ingest's; None while it is not known.
+
+        A message's way here only adds to the difference: the least of the last few is the clock's.
+        """
+        least = self._least
+        return None if least is None else self._clock.now() - self._clock.monotonic() + least
 
     def commit(self, rows: Sequence[Row]) -> AgedOut:
         """Keep these rows and apply the receipts that wait, in one transaction; then publish the rows.
@@ -101,12 +121,13 @@ class Forwarder:
         return aged
 
     def fresh(self, rows: Sequence[Row]) -> None:
-        """Rows just committed. What cannot be published now is backlog."""
+        """Rows just committed. What cannot be published now is backlog, and so is what passes a full window: while
+        the store is down for hours only so many receipts are waited for."""
         for row in rows:
             if not self._publish(row.topic, row.payload):
                 continue
             self.published += 1
-            if self.ingest_online:
+            if self.ingest_online and len(self._sent) < WINDOW:
                 self._sent[row.epoch, row.seq] = _Sent(self._clock.monotonic(), 1)
 
     def reconnected(self) -> None:
@@ -114,14 +135,34 @@ class Forwarder:
         self._sent.clear()
         self._cursor = 0
 
-    def ingest_status(self, status: IngestStatus) -> None:
-        """A new session is a birth: it may never have seen what we sent to the one before."""
+    def ingest_status(self, status: IngestStatus, *, retained: bool = False) -> None:
+        """A new session is a birth: it may never have seen what we sent to the one before.
+
+        That of an ingest with another store is none of ours: two of them would be a birth every few seconds.
+        """
+        if self.store_id and status.store_id and status.store_id != self.store_id:
+            self._log_foreign("state of a foreign ingest ignored", status.store_id)
+            return
         if not status.online:
-            self._ingest = ""
-        elif status.session != self._ingest:
+            if retained or status.session == self._ingest:  # else the late will of one that was replaced
+                self._ingest = ""
+            return
+        self._heard = self._clock.monotonic()
+        self._time(status.now, retained=retained)
+        if status.session != self._ingest:
             self._ingest = status.session
             self._held.clear()
             self.reconnected()
+
+    def _time(self, theirs: Instant, *, retained: bool = False) -> None:
+        """What ingest's clock said when it sent. A retained message is of any age, so it can prove us behind only."""
+        if theirs and not (retained and self._clock.now() >= theirs):
+            self._differences.append(self._clock.monotonic() - theirs)
+            self._least = min(self._differences)
+
+    def _log_foreign(self, event: str, found: str) -> None:
+        do = "set gateway.store_id if the store was replaced on purpose; else two ingests are running"
+        _log.error(event, expected=self.store_id, found=found, do=do)
 
     def receipts(self, receipts: Receipts) -> None:
         """Take them for the next commit, unless they come from a store that is not ours.
@@ -134,12 +175,9 @@ class Forwarder:
             _log.info("store pinned", store=receipts.store_id)
         if receipts.store_id != self.store_id:
             self.foreign_receipts += 1
-            do = "set gateway.store_id if the store was replaced on purpose; else two ingests are running"
-            _log.error("receipt of a foreign store ignored", expected=self.store_id, found=receipts.store_id, do=do)
+            self._log_foreign("receipt of a foreign store ignored", receipts.store_id)
             return
-        # A receipt's way here only adds to the difference: the least of the last few is the clock's.
-        self._clock_off.append(self._clock.now() - receipts.now)
-        self.clock_off_ns = min(self._clock_off)
+        self._time(receipts.now)
         for outcome in receipts.outcomes:
             if len(self._unsettled) < MAX_UNSETTLED:
                 self._unsettled[outcome.epoch, outcome.seq] = outcome
@@ -168,7 +206,7 @@ class Forwarder:
         room = WINDOW - len(self._sent) + self._go_back(now)
         sent = 0
         while sent < room:
-            rows = self._outbox.after(self._cursor, PACK)
+            rows = self._outbox.after(self._cursor, min(READ, room - sent))
             if not rows:
                 break
             due = [row for row in rows if self._is_due(row, now)]
@@ -197,8 +235,11 @@ class Forwarder:
         return key not in self._held and (sent is None or sent.overdue(now))
 
     def _send_packs(self, rows: Sequence[Row], now: int) -> bool:
-        for topic, group in groupby(rows, key=lambda row: row.topic):
-            for pack in _bounded(list(group)):
+        by_topic: dict[str, list[Row]] = {}
+        for row in rows:
+            by_topic.setdefault(row.topic, []).append(row)
+        for topic, group in by_topic.items():
+            for pack in _bounded(group):
                 payload = pack[0].payload if len(pack) == 1 else _join(topic, pack)
                 if not self._publish(topic, payload):
                     return False
@@ -213,11 +254,11 @@ class Forwarder:
 
 
 def _bounded(rows: Sequence[Row]) -> list[list[Row]]:
-    """Packs whose payload stays below half of what a reader accepts."""
+    """Packs of at most `PACK` rows, whose payload stays below half of what a reader accepts."""
     packs: list[list[Row]] = [[]]
     size = 0
     for row in rows:
-        if packs[-1] and size + len(row.payload) > MAX_PAYLOAD // 2:
+        if packs[-1] and (size + len(row.payload) > MAX_PAYLOAD // 2 or len(packs[-1]) == PACK):
             packs.append([])
             size = 0
         packs[-1].append(row)

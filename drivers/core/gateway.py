@@ -34,7 +34,6 @@ from vitals.errors import SettingsError
 from vitals.log import Log
 from vitals.messages import SCHEMA_EVENT, SCHEMA_OBS, SCHEMA_STRIP, VERSION, GatewayStatus, IngestStatus, Receipts
 from vitals.outbox import AgedOut, Outbox, Row
-from vitals.salvage import is_damage
 from vitals.settings import Device, Settings
 from vitals.telemetry.watch import REPORT_S, Watch
 from vitals.topics import Topics
@@ -171,7 +170,7 @@ class Gateway:
         try:
             return call(*args)
         except sqlite3.Error as error:
-            if not is_damage(error):
+            if not self._outbox.broken_by(error):
                 raise
             self._outbox.renew(error)
             self._forwarder.reconnected()
@@ -251,10 +250,11 @@ class Gateway:
         try:
             if message.topic == self._topics.ingest_status:
                 if message.payload:
-                    self._forwarder.ingest_status(msgspec.json.decode(message.payload, type=IngestStatus))
+                    status = msgspec.json.decode(message.payload, type=IngestStatus)
+                    self._forwarder.ingest_status(status, retained=message.retain)
             elif message.topic == self._topics.stored(self._id):
                 self._forwarder.receipts(msgspec.json.decode(message.payload, type=Receipts))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             do = "give ingest and gateway the same version"
             _log.error("message not understood", topic=message.topic, error=error, do=do)
         except sqlite3.Error as error:
@@ -275,7 +275,7 @@ class Gateway:
             await asyncio.wait({asking}, timeout=REPORT_S)
             late_s = (self._clock.monotonic() - asked_at) / NS
             if asking.done():
-                backlog, asking, late_s = asking.result() or backlog, None, 0.0
+                backlog, asking, late_s = asking.result() or backlog._replace(unreadable=True), None, 0.0
             watch.publish(report(self._parts(), backlog._replace(late_s=late_s)))
             await asyncio.sleep(REPORT_S)
 
@@ -290,7 +290,7 @@ class Gateway:
         feeds = [feed for feed, _ in self._devices]
         return Parts(
             self._id, self._budget, feeds, self._intake, self._forwarder, self._losses, self._broker,
-            self._outbox.set_aside,
+            self._outbox.set_aside, self._disk_faults,
         )  # fmt: skip
 
     # -- retained states -------------------------------------------------------------------------------------
@@ -327,7 +327,8 @@ class Gateway:
         """What is told at once and not with the next beat: ingest binds no reading of a clock that is off."""
         off = self._forwarder.clock_off_ns
         clock_is_off = off is not None and abs(off) > CLOCK_OFF_S * NS
-        return clock_is_off, self._intake.fault, self._outbox.set_aside, self._losses.strips > 0
+        lost, denied = self._losses.strips > 0, self._broker.denied > 0
+        return clock_is_off, self._intake.fault, self._outbox.set_aside, lost, denied
 
     def _status(self, waiting: int, refused: int) -> GatewayStatus:
         off = self._forwarder.clock_off_ns

@@ -29,11 +29,10 @@ _log = Log("intake")
 
 
 class _Waiting(NamedTuple):
-    """`hold`: whoever waits must not go on before the commit; the others only while the disk works."""
+    """`done`: of whoever must not go on before the commit; None when nobody waits."""
 
     drafts: Sequence[Draft]
-    done: asyncio.Future[None]
-    hold: bool
+    done: asyncio.Future[None] | None
 
 
 class Intake:
@@ -49,31 +48,33 @@ class Intake:
         self._wake = asyncio.Event()
         self._give_up_at: int | None = None
         self._under_way: asyncio.Task[bool] | None = None
+        self._writing = 0
         self.fault = ""
         self.faults = 0
 
     @property
     def in_memory(self) -> int:
         """Messages that are not on the disk yet."""
-        return len(self._group) + sum(len(one.drafts) for one in self._readings)
+        return self._writing + len(self._group) + sum(len(one.drafts) for one in self._readings)
 
     async def take(self, drafts: Sequence[Draft], *, hold: bool) -> None:
-        """Returns at once for strips and events; for a reading when it is committed.
+        """Returns at once for strips and events; with `hold`, for a reading when it is committed.
 
-        Without `hold` it also returns when the disk refuses: the reading waits in memory, and the line is read on.
+        Without `hold` the reading waits in memory: a line that is not read for as long as a card may take for a write
+        loses samples. Too many of them hold the line up all the same.
         """
         self._group.extend(draft for draft in drafts if not draft.urgent)
         self._bound()
         readings = [draft for draft in drafts if draft.urgent]
         if not readings:
             return
-        hold = hold or len(self._readings) > MAX_READINGS
-        waiting = _Waiting(readings, asyncio.get_running_loop().create_future(), hold)
-        self._readings.append(waiting)
+        hold = hold or len(self._readings) >= MAX_READINGS
+        done = asyncio.get_running_loop().create_future() if hold else None
+        self._readings.append(_Waiting(readings, done))
         self._wake.set()
-        if hold or not self.fault:
+        if done is not None:
             # A stop cancels whoever waits here, never the commit: `finish` sees to what is still to be committed.
-            await asyncio.shield(waiting.done)
+            await asyncio.shield(done)
 
     async def run(self) -> None:
         """For ever."""
@@ -118,14 +119,17 @@ class Intake:
         dropped, self._dropped = self._dropped, {}
         said = events(dropped, "the disk took nothing", self._clock.now())
         drafts = [*(draft for one in readings for draft in one.drafts), *group, *said]
+        self._writing = len(drafts)
         try:
             await self._store(drafts)
         except sqlite3.Error as error:
             self._readings = readings + self._readings
             self._group = group + self._group
             self._dropped = merge(dropped, self._dropped)
+            self._writing = 0
             self._refused(error)
             return False
+        self._writing = 0
         if self.fault:
             _log.info("the disk takes readings again", rows=len(drafts))
         self.fault = ""
@@ -139,14 +143,11 @@ class Intake:
         do = "make room on the disk, or mend it; do not switch the gateway off before"
         _log.error("outbox not writable, trying again", waiting=self.in_memory, error=error, do=do)
         self._bound()
-        given_up = self._given_up()
-        for one in self._readings:
-            if given_up:
+        if self._given_up():
+            for one in self._readings:
                 do = "look at the devices' own memories"
                 _log.error("stopped with readings that no disk took", rows=len(one.drafts), do=do)
                 _settle(one, error)
-            elif not one.hold and len(self._readings) <= MAX_READINGS:
-                _settle(one)
 
     def _given_up(self) -> bool:
         return self._give_up_at is not None and self._clock.monotonic() > self._give_up_at
@@ -163,9 +164,9 @@ class Intake:
 
 
 def _settle(waiting: _Waiting, error: sqlite3.Error | None = None) -> None:
-    if waiting.done.done():
+    if waiting.done is None or waiting.done.done():
         return
-    if error is not None and waiting.hold:
+    if error is not None:
         waiting.done.set_exception(error)
     else:
         waiting.done.set_result(None)

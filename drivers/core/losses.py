@@ -30,7 +30,7 @@ def tally(strips: Iterable[tuple[str, StripMessage | bytes]]) -> dict[str, Dropp
         count, seconds, simulated = found.get(topic, Dropped(0, {}, False))
         message = _read(strip) if isinstance(strip, bytes) else strip
         if message is not None:
-            seconds[message.metric] = seconds.get(message.metric, 0.0) + message.count / message.rate
+            seconds[message.metric] = seconds.get(message.metric, 0.0) + message.count / (message.rate or 1)
             simulated = simulated or message.simulated
         found[topic] = Dropped(count + 1, seconds, simulated)
     return found
@@ -47,10 +47,12 @@ def merge(first: dict[str, Dropped], second: dict[str, Dropped]) -> dict[str, Dr
 
 
 def _read(payload: bytes) -> StripMessage | None:
+    """None for what a bad card made of it: that must not keep the gateway from making room."""
     try:
-        return decode_strips(payload)[0]
-    except (msgspec.DecodeError, NewerVersion):
+        strips = decode_strips(payload)
+    except (msgspec.DecodeError, NewerVersion, UnicodeError, RecursionError):
         return None
+    return strips[0] if strips else None
 
 
 def events(dropped: dict[str, Dropped], why: str, now: Instant) -> list[Draft]:

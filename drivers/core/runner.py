@@ -20,7 +20,7 @@ _log = Log("runner")
 
 
 class Runner:
-    """`commit(output)` makes drafts durable and publishes; it returns only then, so that a link may confirm."""
+    """`commit(output)` makes drafts durable and publishes; over a link that can confirm it returns only then."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from drivers.core.losses import Losses
 from vitals.broker import Broker
 from vitals.clock import NS
 from vitals.messages import DeviceState, OutcomeWord
-from vitals.telemetry.report import Fact, Measure, Reason, Report, Sample
+from vitals.telemetry.report import NO_BROKER, Fact, Measure, Reason, Report, Sample
 
 OLD_S: Final = 600
 """A reading that waits this long though ingest is there does not get through."""
@@ -35,7 +35,10 @@ REFUSED: Final = Measure(
     "vitals_outbox_refused_rows", "gauge", "Rows that ingest refused for good and a person should look at."
 )
 IN_MEMORY: Final = Measure("vitals_outbox_memory_rows", "gauge", "Messages that are not on the disk yet.")
-DISK_FAULT: Final = Measure("vitals_outbox_disk_fault", "gauge", "1 while the outbox takes nothing, else 0.")
+DISK_FAULT: Final = Measure("vitals_outbox_disk_fault", "gauge", "1 while the outbox takes or tells nothing, else 0.")
+DISK_FAULTS: Final = Measure(
+    "vitals_outbox_disk_faults_total", "counter", "Times the disk did not let the outbox read or write."
+)
 COMMITTED: Final = Measure("vitals_outbox_committed_total", "counter", "Rows written to the outbox.")
 PUBLISHED: Final = Measure("vitals_outbox_published_total", "counter", "Rows handed to the broker, each time.")
 RECEIPTS: Final = Measure(
@@ -69,7 +72,7 @@ FAULTS: Final = Measure(
 )
 LOST: Final = Measure("vitals_device_samples_lost_total", "counter", "Samples known to be missing.", ("device",))
 MEASURES: Final = (
-    WAITING, OLDEST, USED, BUDGET, REFUSED, IN_MEMORY, DISK_FAULT, COMMITTED, PUBLISHED, RECEIPTS, FOREIGN,
+    WAITING, OLDEST, USED, BUDGET, REFUSED, IN_MEMORY, DISK_FAULT, DISK_FAULTS, COMMITTED, PUBLISHED, RECEIPTS, FOREIGN,
     AGED_STRIPS, AGED_SECONDS, AGED_ROWS, BROKER, DENIED, INGEST, CLOCK_OFF, STATE, LINK_UPS, FAULTS, LOST,
 )  # fmt: skip
 
@@ -81,13 +84,17 @@ _NOT_EVERYDAY: Final = frozenset({
 
 
 class Backlog(NamedTuple):
-    """What the outbox says of itself. `late_s`: since when it has been asked in vain; 0 when it answered."""
+    """What the outbox says of itself. `late_s`: since when it has been asked in vain; 0 when it answered.
+
+    `unreadable`: its disk answered with an error; the rest is what it said before.
+    """
 
     waiting: int = 0
     refused: int = 0
     oldest_s: float = 0.0
     used: int = 0
     late_s: float = 0.0
+    unreadable: bool = False
 
 
 class Parts(NamedTuple):
@@ -101,15 +108,20 @@ class Parts(NamedTuple):
     losses: Losses
     broker: Broker
     set_aside: str
+    disk_faults: int
+    """Of all use of the outbox but the commits, which the intake counts."""
 
 
 def report(parts: Parts, backlog: Backlog) -> Report:
-    return Report(list(_reasons(parts, backlog)), list(_samples(parts, backlog)), _facts(parts, backlog))
+    reasons, notices = list(_reasons(parts, backlog)), list(_notices(parts, backlog))
+    return Report(reasons, list(_samples(parts, backlog)), _facts(parts, backlog), notices)
 
 
 def _reasons(parts: Parts, backlog: Backlog) -> Iterator[Reason]:
     if backlog.late_s > DISK_S:
         yield Reason(f"the outbox's disk has not answered for {backlog.late_s:.0f} s", "Look at the disk (dmesg).")
+    if backlog.unreadable:
+        yield Reason("the outbox cannot be read", "Look at the disk (dmesg) and at this gateway's log.")
     if parts.intake.fault:
         what = f"the outbox takes nothing ({parts.intake.fault}); {parts.intake.in_memory} messages wait in memory"
         yield Reason(what, "Make room on that disk, or mend it. Do not switch the gateway off before.")
@@ -117,12 +129,15 @@ def _reasons(parts: Parts, backlog: Backlog) -> Iterator[Reason]:
         yield Reason(parts.set_aside, "Look at the disk; keep the file. A restart of the gateway ends this notice.")
     trouble = parts.broker.trouble
     if trouble is not None:
-        yield Reason(f"no broker: {trouble.found}", trouble.do)
+        yield Reason(f"{NO_BROKER}{trouble.found}", trouble.do)
     elif not parts.forwarder.ingest_online:
         yield Reason("ingest is not there", "Start `vitals ingest`; readings wait in the outbox.")
     elif backlog.oldest_s > OLD_S:
         what = f"a reading has waited for its receipt for {backlog.oldest_s / 60:.0f} min"
         yield Reason(what, "Look at ingest's /health and log: is its store down?")
+    if parts.forwarder.held:
+        what = f"ingest is older than this gateway and cannot read {parts.forwarder.held} rows; they wait"
+        yield Reason(what, "Upgrade ingest.")
     if backlog.used > FILLING * parts.budget:
         what = f"the outbox holds {backlog.used // 1_000_000} of {parts.budget // 1_000_000} MB"
         yield Reason(what, "Bring ingest or the store back: at its budget the outbox drops the oldest EKG.")
@@ -139,6 +154,23 @@ def _reasons(parts: Parts, backlog: Backlog) -> Iterator[Reason]:
         if feed.state == "lost" and feed.reason in _NOT_EVERYDAY:
             do = REMEDY[LossReason(feed.reason)]
             yield Reason(f"device {feed.device.name} in room {feed.device.room}: {feed.reason}", do)
+
+
+def _notices(parts: Parts, backlog: Backlog) -> Iterator[Reason]:
+    losses = parts.losses
+    if losses.strips or losses.rows:
+        seconds = sum(length for key, length in losses.seconds.items() if key.endswith("/ekg"))
+        what = f"for want of room {losses.strips} strips ({seconds:.0f} s of EKG) and {losses.rows} other rows were"
+        yield Reason(f"{what} dropped since the start", "They are lost. Find out why nothing was stored for so long.")
+    if backlog.refused:
+        what = f"{backlog.refused} rows were refused for good: they are in no store"
+        yield Reason(what, "`vitals doctor` on this machine lists the reasons.")
+    if faults := _disk_faults(parts):
+        yield Reason(f"the outbox's disk failed {faults} times since the start", "Look at the disk (dmesg).")
+
+
+def _disk_faults(parts: Parts) -> int:
+    return parts.intake.faults + parts.disk_faults
 
 
 def _clock_off_s(parts: Parts) -> float:
@@ -165,7 +197,8 @@ def _samples(parts: Parts, backlog: Backlog) -> Iterator[Sample]:
     yield Sample(BUDGET, parts.budget)
     yield Sample(REFUSED, backlog.refused)
     yield Sample(IN_MEMORY, parts.intake.in_memory)
-    yield Sample(DISK_FAULT, bool(parts.intake.fault) or backlog.late_s > DISK_S)
+    yield Sample(DISK_FAULT, bool(parts.intake.fault) or backlog.unreadable or backlog.late_s > DISK_S)
+    yield Sample(DISK_FAULTS, _disk_faults(parts))
     yield Sample(COMMITTED, forwarder.committed)
     yield Sample(PUBLISHED, forwarder.published)
     for word in get_args(OutcomeWord):

@@ -96,7 +96,7 @@ class Radio:
                 try:
                     await scanner.stop()
                 except (BleakError, OSError, EOFError) as error:
-                    _log.warning("scan did not stop", error=error)
+                    _log.warning("scan did not stop", error=error, do="if it stays so, restart bluetoothd")
             if self._waiting and self._scanner is None:
                 scanner = BleakScanner(self._advertised, **_backend_argument(self.backend.scanner))
                 await _reasoned(scanner.start(), LossReason.RADIO_OFF)
@@ -175,7 +175,8 @@ class BleTransport:
         except (BleakError, OSError, EOFError) as error:
             if not client.is_connected:
                 raise LinkLost(LossReason.LINK_LOST, said(error)) from None
-            _log.warning("value not readable", channel=channel, address=self.address, error=error)
+            do = "pair the device anew if its readings do not come"
+            _log.warning("value not readable", channel=channel, address=self.address, error=error, do=do)
             return
         self._chunks.put_nowait(Chunk(bytes(data), self._clock.now(), channel))
 
@@ -228,4 +229,5 @@ class BleTransport:
             try:
                 await client.disconnect()
             except (BleakError, OSError, EOFError) as error:
-                _log.warning("disconnect failed", address=self.address, error=error)
+                do = "if the device stays away, switch it off and on"
+                _log.warning("disconnect failed", address=self.address, error=error, do=do)

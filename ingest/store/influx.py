@@ -5,6 +5,7 @@ failure is one of two: nothing works at the moment (`StoreDown`), or the server 
 (`Refused`). Only an answer in InfluxDB's own form may refuse: a proxy's error page must not cost a reading.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -16,7 +17,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
 
 from ingest.store.contract import MAX_REASON, StoreDown
 from ingest.store.influxql import NoAnswer, Record, records
-from vitals.clock import NS, Clock, SystemClock
+from vitals.clock import NS, Clock, Instant, SystemClock
 
 TIMEOUT_S: Final = 5.0
 """Of one request. Ingest's loop waits for it, and says so on the board after it."""
@@ -24,6 +25,8 @@ WRITE_BYTES: Final = 4_000_000
 """Of one request: InfluxDB 3 takes 10 MB as delivered, 1 takes 25 MB."""
 MAX_RETRY_AFTER_S: Final = 60.0
 """A server that asks for more is asked after this all the same: receipts are waited for."""
+STOP_S: Final = 2.0
+"""Requests may still begin so long after a stop was asked for: enough for an append in hand, if the server is well."""
 READ_BYTES: Final = 1 << 16
 _REFUSING: Final = frozenset({400, 413, 422})
 _WORDS: Final = {401: "refuses the token", 403: "refuses the token", 404: "does not have the bucket"}
@@ -50,10 +53,19 @@ class Refused(Exception):
 
 
 class Bucket:
-    """One kept-alive connection to one bucket. Nothing is sent before the first call."""
+    """One kept-alive connection to one bucket. Nothing is sent before the first call.
 
-    def __init__(self, place: Place, *, timeout_s: float = TIMEOUT_S, clock: Clock | None = None) -> None:
+    Once `stop` is set and STOP_S is over every call raises StoreDown: an append to a slow server is many requests, and
+    whoever ends ingest waits for one of them and not for all.
+    """
+
+    def __init__(
+        self, place: Place, *, timeout_s: float = TIMEOUT_S, clock: Clock | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:  # fmt: skip
         self.place = place
+        self._stop = stop or threading.Event()
+        self._stop_seen: Instant | None = None
         self._timeout_s = timeout_s
         self._clock = clock or SystemClock()
         self._client = InfluxDBClient(
@@ -112,7 +124,16 @@ class Bucket:
         response.release_conn()
         return body.decode()
 
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            now = self._clock.monotonic()
+            if self._stop_seen is None:
+                self._stop_seen = now
+            if now - self._stop_seen >= STOP_S * NS:
+                raise StoreDown(f"InfluxDB at {self.place.url} is slow, and ingest is stopping")
+
     def _ask(self, request: Callable[[], T]) -> T:
+        self._go_on()
         try:
             return request()
         except ApiException as error:

@@ -22,7 +22,7 @@ from vitals.messages import ObservationMessage
 
 CROWDED = RowOutcome("refused", f"more than {BUMPS} rows want one nanosecond")
 """Further than that nobody has looked. Only who makes identities for the purpose gets there."""
-R = TypeVar("R", ObservationRow, StripRow, EvaluationRow)
+R = TypeVar("R", ObservationRow, StripRow)
 Taken: TypeAlias = tuple[str, str, int | None]
 """Key and digest of the row at a time; its number when it is of this batch."""
 Seen: TypeAlias = dict[str, dict[int, Taken]]
@@ -65,6 +65,17 @@ def _lane_of_reading(row: EvaluationRow) -> str:
     return reading_lane(Address(row.message.gateway, row.room, row.message.device))
 
 
+def _is_of(row: EvaluationRow, reading: ObservationMessage, other: Row) -> bool:
+    """Whether it is of the very message of that row, from the same place: nearly always, and quick to see."""
+    message = row.message
+    return (
+        other.message is reading
+        and isinstance(other, ObservationRow)
+        and message.t == reading.t_determined
+        and other.address == (message.gateway, row.room, message.device)
+    )
+
+
 class Plan:
     """`outcomes` of rows that need no writing, `times` of those that do."""
 
@@ -78,6 +89,8 @@ class Plan:
         self._newest: dict[str, int] = {}
         self._ledger = ledger
         self._readings: dict[str, tuple[int, Kept]] = {}
+        self._evaluated: list[int] = []
+        """Evaluations to be written, in the order of their numbers."""
         self._leaders: dict[int, int] = {}
         """Rows whose outcome holds only if that other row of the batch is stored."""
         promised: list[int] = []
@@ -85,13 +98,15 @@ class Plan:
             if isinstance(one.row, ObservationRow):
                 if self._reading(number, one):
                     promised.append(number)
-            elif not isinstance(one.row, EvaluationRow) or self._is_kept(number, one.row):
+            elif not isinstance(one.row, EvaluationRow):
                 self._place(number, one)
+            elif self._is_kept(number, one.row) and self._place(number, one):
+                self._evaluated.append(number)
         keys = [drafts[number].key for number in promised]
         notes = ledger.promise_all([(key, self._readings[key][1]) for key in keys])
         self.times |= {number: kept.ts for number, kept in zip(promised, notes, strict=True)}
         ledger.raise_marks(self._newest)
-        self._first_no = ledger.numbers(sum(1 for _ in self.written(EvaluationRow)))
+        self._first_no = ledger.numbers(len(self._evaluated))
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
@@ -113,22 +128,23 @@ class Plan:
         self.times[number] = one.wished
         return True
 
-    def _place(self, number: int, one: Draft) -> None:
-        """The first free time from the wished one, unless the row itself is met on the way."""
+    def _place(self, number: int, one: Draft) -> bool:
+        """The first free time from the wished one, unless the row itself is met on the way: then False."""
         taken = self._seen.setdefault(one.lane, {})
         time = one.wished
         while time in taken:
             key, same, leader = taken[time]
             if key == one.key:
                 self._settled(number, leader, same == one.same)
-                return
+                return False
             time += 1
         if time > one.wished + BUMPS:
             self.outcomes[number] = CROWDED
-            return
+            return False
         taken[time] = (one.key, one.same, number)
         self._newest[one.lane] = max(time, self._newest.get(one.lane, -1))
         self.times[number] = time
+        return True
 
     def _settled(self, number: int, leader: int | None, same: bool) -> None:
         self.outcomes[number] = DUPLICATE if same else CONFLICT
@@ -142,16 +158,13 @@ class Plan:
         leader, kept = self._readings.get(row.message.id, (None, self._kept.get(row.message.id)))
         if leader is not None:
             self._leaders[number] = leader
-        as_judged = (_lane_of_reading(row), row.message.t, self._digest(row.reading, leader))
+            if _is_of(row, row.reading, self._drafts[leader].row):
+                return True
+        as_judged = (_lane_of_reading(row), row.message.t, reading_digest(row.reading))
         if kept and (kept.stored or leader is not None) and (kept.lane, kept.t, kept.same) == as_judged:
             return True
         self.outcomes[number] = DUPLICATE
         return False
-
-    def _digest(self, reading: ObservationMessage, leader: int | None) -> str:
-        """Known already where the row before is of the very message: nearly always."""
-        before = None if leader is None else self._drafts[leader]
-        return before.same if before and before.row.message is reading else reading_digest(reading)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -163,8 +176,8 @@ class Plan:
 
     def rows(self) -> dict[int, str]:
         """The line of each row that is no evaluation."""
-        drafts = self._drafts
-        return {n: f"{drafts[n].line} {t}" for n, t in self.times.items() if drafts[n].measurement != "evaluation"}
+        drafts, later = self._drafts, set(self._evaluated)
+        return {n: f"{drafts[n].line} {t}" for n, t in self.times.items() if n not in later}
 
     def values(self, refused: Collection[int]) -> dict[int, str]:
         """The values of each evaluation whose reading was not refused."""
@@ -178,9 +191,9 @@ class Plan:
         return {n: f"{one.line},no={no}i {self.times[n]}" for n, one, no in self._evaluations(refused)}
 
     def _evaluations(self, refused: Collection[int]) -> Iterator[tuple[int, Draft, int]]:
-        for no, (n, one, _) in enumerate(self.written(EvaluationRow), self._first_no):
-            if n not in refused and self._leaders.get(n) not in refused:
-                yield n, one, no
+        for no, n in enumerate(self._evaluated, self._first_no):
+            if not refused or (n not in refused and self._leaders.get(n) not in refused):
+                yield n, self._drafts[n], no
 
     def met(self) -> Iterator[tuple[int, Draft, StripRow]]:
         """Strips that were there already, equal to what came: written by an append whose answer was lost."""
@@ -192,7 +205,7 @@ class Plan:
 
     def orphans(self, refused: Collection[int]) -> dict[int, int]:
         """Rows whose outcome hung on a row that was refused, and that row."""
-        return {n: leader for n, leader in self._leaders.items() if leader in refused}
+        return {n: leader for n, leader in self._leaders.items() if leader in refused} if refused else {}
 
     def again(self, orphans: Collection[int]) -> list[int]:
         """Those of them to decide anew, in order: not an evaluation whose only reading was refused."""

@@ -53,6 +53,11 @@ class InfluxPruner:
     def count(self, kind: PrunedKind, cutoff: Instant) -> int:
         return self._scan.total(kind, Span(until=cutoff))
 
+    def unevaluated(self, cutoff: Instant) -> int:
+        with _down():
+            floor = self._ledger.floors().observation
+        return sum(1 for _ in self._scan.unevaluated(floor, cutoff))
+
     def raise_floors(self, floors: Floors) -> None:
         # Nothing is as old as this: where deleting is not possible at all, that shows before a floor is raised.
         self._bucket.delete(delete_before("store", 0))

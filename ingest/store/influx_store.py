@@ -47,6 +47,7 @@ SPLIT: Final = 8
 MAX_KNOWN_BAD: Final = 10_000
 """Rows found refused by an append that was then given up; far more than one append has."""
 _ROWS_OWN_FAULT: Final = (ValueError, OverflowError, ZeroDivisionError, TypeError)
+_WITH_ID: Final = (ObservationRow, EvaluationRow)
 _log = Log("ingest.store")
 
 
@@ -66,7 +67,7 @@ class InfluxStore(InfluxReader):
         try:
             self._recognise()
         except StoreDown as down:
-            _log.warning("started without the store", reason=down.reason)
+            _log.warning("started without the store", reason=down.reason, do="bring InfluxDB back; it is asked again")
         except sqlite3.Error as error:
             self.close()
             raise unusable(ledger.path, error) from None
@@ -160,7 +161,8 @@ class InfluxStore(InfluxReader):
                 outcomes[number] = refusal(IMPOSSIBLE, error)
         kept = self._promised(drafts)
         outcomes |= self._pruned(drafts, kept)
-        drafts = {number: one for number, one in drafts.items() if number not in outcomes}
+        for number in outcomes:
+            drafts.pop(number, None)
         if any(before.stored for before in kept.values()):
             # Only the ledger says so: is this still the bucket that has them?
             self._insist(self._bucket_id())
@@ -173,7 +175,8 @@ class InfluxStore(InfluxReader):
         refused |= self._write_all(plan.values(refused), drafts)
         refused |= self._write_all(plan.evaluations(refused), drafts)
         outcomes |= plan.outcomes
-        outcomes |= {n: refusal(REFUSED_BY_STORE, refused[n]) if n in refused else STORED for n in plan.times}
+        outcomes |= dict.fromkeys(plan.times, STORED)
+        outcomes |= {n: refusal(REFUSED_BY_STORE, refused[n]) for n in plan.times.keys() & refused.keys()}
         outcomes |= self._orphans(plan, refused, rows, last=last)
         return [outcomes[number] for number in range(len(rows))]
 
@@ -206,9 +209,9 @@ class InfluxStore(InfluxReader):
         """What the ledger has of these readings. One that was promised by a batch that failed, and now comes
         otherwise, is looked for in the bucket: it may have been written all the same. With another time only, it takes
         the promised one, as a write that is still on its way would."""
-        kept = self._ledger.find(
-            {d.row.message.id for d in drafts.values() if isinstance(d.row, ObservationRow | EvaluationRow)}
-        )
+        kept = self._ledger.find({d.row.message.id for d in drafts.values() if isinstance(d.row, _WITH_ID)})
+        if all(before.stored for before in kept.values()):
+            return kept  # nearly always: no batch failed before
         firsts: dict[str, Instant] = {}
         for one in drafts.values():
             if isinstance(one.row, ObservationRow):
@@ -244,7 +247,7 @@ class InfluxStore(InfluxReader):
     def _note(self, plan: Plan, refused: Mapping[int, str]) -> None:
         readings = [(n, one.key) for n, one, _ in plan.written(ObservationRow)]
         self._ledger.keep([key for n, key in readings if n not in refused])
-        self._ledger.release([key for n, key in readings if n in refused])
+        self._ledger.release([key for n, key in readings if n in refused] if refused else [])
         strips = sorted([*plan.met(), *plan.written(StripRow)], key=lambda strip: strip[1].t)
         for row in {one.lane: row for n, one, row in strips if n not in refused}.values():
             self._ledger.note_tail(_tail(row), row.message.t0)
@@ -253,8 +256,11 @@ class InfluxStore(InfluxReader):
 
     def _write_all(self, lines: Mapping[int, str], drafts: Mapping[int, Draft]) -> dict[int, str]:
         """Write the lines of each row; those the server will never take come back with its reason."""
-        refused = {n: self._bad[name] for n in lines if (name := _name(drafts[n])) in self._bad}
-        parts = list(_parts({n: text for n, text in lines.items() if n not in refused}))
+        refused: dict[int, str] = {}
+        if self._bad:
+            refused = {n: self._bad[name] for n in lines if (name := _name(drafts[n])) in self._bad}
+            lines = {n: text for n, text in lines.items() if n not in refused}
+        parts = list(_parts(lines))
         while parts:
             part = parts.pop()
             self._in_time()
@@ -299,6 +305,10 @@ def _tail(row: StripRow) -> StripTail:
 
 def _parts(lines: Mapping[int, str]) -> Iterator[list[int]]:
     """Row numbers in parts of one request each."""
+    if sum(map(len, lines.values())) <= WRITE_BYTES:
+        if lines:
+            yield list(lines)
+        return
     part: list[int] = []
     size = 0
     for number, text in lines.items():

@@ -24,7 +24,7 @@ BUSY_S: Final = 5.0
 RELEASED: Final = -1
 """In place of the time of a reading that was refused."""
 FIND: Final = 500
-"""Ids of one query; every SQLite takes 999 variables."""
+"""Ids of one statement; every SQLite takes 999 variables."""
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 CREATE TABLE reading (
@@ -132,10 +132,8 @@ class Ledger:
     def find(self, keys: Iterable[str]) -> dict[str, Kept]:
         """Those of them that are known."""
         found: dict[str, Kept] = {}
-        rest = list(keys)
-        while rest:
-            some, rest = rest[:FIND], rest[FIND:]
-            query = f"SELECT id, lane, ts, t, room, same, stored FROM reading WHERE id IN ({','.join('?' * len(some))})"
+        for some in _some(keys):
+            query = f"SELECT id, lane, ts, t, room, same, stored FROM reading WHERE id IN ({_marks(some)})"
             found |= {key: Kept(*kept) for key, *kept in self._db.execute(query, some)}
         return found
 
@@ -171,7 +169,8 @@ class Ledger:
 
     def keep(self, keys: Iterable[str]) -> None:
         """They are in the bucket."""
-        self._db.executemany("UPDATE reading SET stored = 1 WHERE id = ?", [(key,) for key in keys])
+        for some in _some(keys):
+            self._db.execute(f"UPDATE reading SET stored = 1 WHERE id IN ({_marks(some)})", some)
 
     def forget(self, keys: Iterable[str], *, before: Instant) -> None:
         """Readings from before that time are not known any more."""
@@ -251,6 +250,17 @@ def unusable(path: Path, error: sqlite3.Error) -> StoreError:
         expected=f"a ledger of version {SCHEMA_VERSION}, or no file", found=str(error),
         do="Move the file away: ingest then makes it anew from what the bucket holds. Or correct ingest.state.",
     )  # fmt: skip
+
+
+def _some(keys: Iterable[str]) -> Iterator[list[str]]:
+    """As many as one statement takes."""
+    rest = list(keys)
+    for first in range(0, len(rest), FIND):
+        yield rest[first : first + FIND]
+
+
+def _marks(keys: Sequence[str]) -> str:
+    return ",".join("?" * len(keys))
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -3,6 +3,7 @@
 InfluxDB's client takes half a second to import, so only who uses it imports it.
 """
 
+import threading
 from collections.abc import Mapping
 from os import environ
 from pathlib import Path
@@ -28,15 +29,18 @@ TOOL_S: Final = 60.0
 """A tool waits so long for one page, or one deletion."""
 
 
-def open_store(settings: Settings) -> Store:
-    """The store for writing. Raises StoreError. An InfluxDB that is down is no error: it is waited for."""
+def open_store(settings: Settings, stop: threading.Event | None = None) -> Store:
+    """The store for writing. Raises StoreError. An InfluxDB that is down is no error: it is waited for.
+
+    Once `stop` is set a slow InfluxDB is not waited for any longer.
+    """
     if settings.ingest.store.kind == "sqlite":
         return SqliteStore(Path(settings.ingest.store.path))
     from ingest.store.influx import Bucket
     from ingest.store.influx_store import InfluxStore
     from ingest.store.ledger import Ledger
 
-    return InfluxStore(Bucket(place(settings)), Ledger(Path(settings.ingest.state)))
+    return InfluxStore(Bucket(place(settings), stop=stop), Ledger(Path(settings.ingest.state)))
 
 
 def open_reader(settings: Settings) -> StoreReader:

@@ -28,6 +28,7 @@ from ingest.store.contract import (
 )
 from vitals.clock import NS_PER_MS, Instant
 from vitals.messages import ObservationMessage, StripMessage
+from vitals.model import Validity
 
 EARLIEST: Final = 0
 LATEST: Final = 7_258_118_400_000_000_000
@@ -36,13 +37,17 @@ MAX_TEXT: Final = 65_535
 """Bytes of a text field: what InfluxDB 1 and 2 are documented to keep. Larger ones are refused here, with a reason."""
 BUMPS: Final = 16
 """How far a taken time is looked for; two identities meet on one nanosecond about once in a million."""
+_VALIDITY: Final = {one: one.value for one in Validity}
+"""An enumeration's member is slow to write as text."""
+_COMPARATOR: Final = {None: "", "<": 'comparator="<",', ">": 'comparator=">",'}
 Tags: TypeAlias = tuple[tuple[str, str], ...]
 """Names and values, sorted by name, as the server keeps them."""
 _ESCAPED_TAG: Final = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ "})
 _HEAD: Final = msgspec.json.Decoder(StripMessage)
+_JSON: Final = msgspec.json.Encoder()
 
 
-class Draft(msgspec.Struct, frozen=True):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A row on its way. `where` are the tags of its lane: the rows among which its `key` is unique and its time too.
 
     `same` must be equal where keys are. `line` and the lines of its values lack the time, and its number.
@@ -107,7 +112,7 @@ def _value_series(device: str, gateway: str, metric: str, room: str, state: str)
 
 
 def low_digits(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode(), digest_size=4).digest(), "big") % NS_PER_MS
+    return int(blake2b(key.encode(), digest_size=4).hexdigest(), 16) % NS_PER_MS
 
 
 def digest(content: bytes) -> str:
@@ -144,17 +149,20 @@ def _address_tags(address: Address) -> Tags:
 def _observation(row: ObservationRow) -> Draft:
     m, a = row.message, row.address
     tags, lane = _place(a.device, a.gateway, a.room, "observation")
-    wished = wished_time(m.t_determined, m.id)
-    fields = [_text("id", m.id), _int("t", m.t_determined), _text("kind", m.observation.kind)]
+    t = m.t_determined
+    wished = wished_time(t, m.id)
     # A number beside `<` or `>` is where the device's scale ends, not what was measured: it stands in `message` only.
-    fields += [
-        _float(metric, q.value)
+    numbers = "".join([
+        f"{_float(metric, q.value)},"
         for metric, q in m.observation.quantities.items()
         if q.value is not None and q.comparator is None
-    ]
-    fields.append(_text("message", msgspec.json.encode(m).decode()))
-    line = f"{lane} {','.join(fields)}"
-    return Draft(row, "observation", tags, lane, m.id, reading_digest(m), m.t_determined, wished, a.room, line)
+    ])  # fmt: skip
+    # A time within the bounds of `wished_time` has less than 64 bits.
+    line = (
+        f"{lane} {_text('id', m.id)},t={t}i,{_text('kind', m.observation.kind)},{numbers}"
+        f"{_text('message', _JSON.encode(m).decode())}"
+    )
+    return Draft(row, "observation", tags, lane, m.id, reading_digest(m), t, wished, a.room, line)
 
 
 def _strip(row: StripRow) -> Draft:
@@ -192,15 +200,14 @@ def _evaluation(row: EvaluationRow) -> Draft:
     _, place = _place(m.device, m.gateway, row.room, "evaluation")
     key = f"{m.assoc_version}/{m.rules_hash}/{m.id}"
     wished = wished_time(m.t, key)
-    common = f"{_text('id', m.id)},{_int('t', m.t)}"
-    message = _text("message", msgspec.json.encode(m).decode())
-    rules = f"{_text('rules_hash', m.rules_hash)},{_int('assoc_version', m.assoc_version)}"
-    line = f'{place} {_text("key", key)},{common},{rules},state="{state}",{message}'
-    # Validity and interpretation are words of ours, and need no escapes.
+    message = _text("message", _JSON.encode(m).decode())
+    common = f"{_text('id', m.id)},t={m.t}i"
+    line = f'{place} {_text("key", key)},{common},state="{state}",{message}'
+    # Validity, comparator and interpretation are words of ours, and need no escapes.
     values = [
         f"{_value_series(m.device, m.gateway, metric, row.room, state)} {common},"
         f"{'' if v.value is None else _float('value', v.value) + ','}"
-        f'validity="{v.validity}",comparator="{v.comparator or ""}",'
+        f'validity="{_VALIDITY[v.validity]}",{_COMPARATOR[v.comparator]}'
         f'interpretation="{v.flag.interpretation if v.flag else ""}"'
         for metric, v in m.values.items()
     ]

@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 import msgspec
 
 from ingest.store.contract import Floors
-from vitals.clock import NS, Instant
+from vitals.clock import NS, NS_PER_MS, Instant
 from vitals.messages import ObservationMessage
 
 DAY: Final = 86_400 * NS
@@ -37,6 +37,10 @@ class Pruner(Protocol):
 
     def count(self, kind: PrunedKind, cutoff: Instant) -> int:
         """Rows of the kind before `cutoff`, without the evaluations that go with readings."""
+        ...
+
+    def unevaluated(self, cutoff: Instant) -> int:
+        """Readings before `cutoff` of which no evaluation is stored; those below the floor do not count."""
         ...
 
     def raise_floors(self, floors: Floors) -> None:
@@ -67,7 +71,11 @@ def comes_again(message: bytes | str) -> bool:
 
 
 def run(pruner: Pruner, cutoff: Instant, kinds: tuple[PrunedKind, ...], step: Step) -> None:
-    """Prune. Repeating it changes nothing. Raises StoreDown."""
+    """Prune. Repeating it changes nothing. Raises StoreDown.
+
+    To the whole millisecond before `cutoff`: a point of InfluxDB stands in its row's millisecond, not at its time.
+    """
+    cutoff -= cutoff % NS_PER_MS
     pruner.raise_floors(floors_at(cutoff, kinds))
     for kind in kinds:
         pruner.remove(kind, cutoff, step)

@@ -7,6 +7,7 @@ on. Patient data, as the store is.
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -37,6 +38,8 @@ CREATE TABLE refusal (
 CREATE TABLE total (refused INTEGER NOT NULL, dropped INTEGER NOT NULL, bytes INTEGER NOT NULL);
 INSERT INTO total VALUES (0, 0, 0);
 """
+_NEWEST: Final = "SELECT no FROM refusal ORDER BY last DESC, no DESC LIMIT ?"
+"""Sorted without their payloads, which are up to 64 kB each."""
 _log = Log("ingest.refusals")
 
 
@@ -103,7 +106,8 @@ class Refusals:
             self._failed = ""
         except (sqlite3.Error, OSError, ValueError) as error:
             if self._failed != str(error):
-                _log.error("refused messages not kept", file=self._path, reason=str(error), messages=len(refusals))
+                do = "look at the disk, or move that file away: ingest begins a new one"
+                _log.error("refused messages not kept", file=self._path, reason=error, messages=len(refusals), do=do)
             self._failed = str(error)
 
     def close(self) -> None:
@@ -125,30 +129,39 @@ class Refusals:
 
 
 class RefusalsReader:
-    """For people. Raises StoreError when the file is something else."""
+    """For people. Every method but `close` raises StoreError when the file is something else, or damaged."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        self._path = path
+        with self._readable():
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
             _check(self._db)
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"The file of refused messages {path} cannot be read.", expected="the file that ingest writes",
-                found=str(error), do="Move it away: ingest begins a new one.",
-            ) from None  # fmt: skip
 
     def totals(self) -> Totals:
-        (kept,) = self._db.execute("SELECT count(*) FROM refusal").fetchone()
-        return Totals(kept, *self._db.execute("SELECT refused, dropped FROM total").fetchone())
+        with self._readable():
+            (kept,) = self._db.execute("SELECT count(*) FROM refusal").fetchone()
+            return Totals(kept, *self._db.execute("SELECT refused, dropped FROM total").fetchone())
 
     def newest(self, limit: int) -> Iterator[Refused]:
         """The newest `limit` of them, oldest of those first."""
         columns = "first, last, times, topic, reason, size, payload"
-        query = f"SELECT {columns} FROM (SELECT * FROM refusal ORDER BY last DESC, no DESC LIMIT ?) ORDER BY last, no"
-        return (Refused(*found) for found in self._db.execute(query, (limit,)))
+        query = f"SELECT {columns} FROM refusal WHERE no IN ({_NEWEST}) ORDER BY last, no"
+        with self._readable():
+            for found in self._db.execute(query, (limit,)):
+                yield Refused(*found)
 
     def close(self) -> None:
         self._db.close()
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The file of refused messages {self._path} cannot be read.", expected="the file that ingest writes",
+                found=str(error), do="Stop ingest and move it away: a new one is begun.",
+            ) from None  # fmt: skip
 
 
 def _put(db: sqlite3.Connection, refusal: Refusal, now: Instant) -> None:

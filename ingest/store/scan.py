@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
-from ingest.store.contract import EvaluationRow, EventRow, ObservationRow, Row, StripRow, strip_end
+from ingest.store.contract import EvaluationRow, EventRow, Floors, ObservationRow, Row, StripRow, strip_end
 from vitals.clock import Instant
 
 Kind: TypeAlias = Literal["observation", "evaluation", "strip", "event"]
@@ -55,6 +55,10 @@ class Scan(Protocol):
 
     def packs(self) -> Iterator[Pack]:
         """The strips without their samples; those of one stream in order of their samples."""
+        ...
+
+    def read_floors(self) -> Floors:
+        """What the store was pruned to."""
         ...
 
     def close(self) -> None: ...

@@ -11,7 +11,9 @@ import msgspec
 
 from ingest.store.contract import Floors, StoreDown
 from ingest.store.prune import STEP, PrunedKind, Step, comes_again
+from ingest.store.scan import Span
 from ingest.store.sqlite import PRUNED, open_for_tools, read_floors
+from ingest.store.sqlite_scan import UNEVALUATED
 from vitals.clock import Instant
 
 PAUSE_S: Final = 0.02
@@ -42,6 +44,12 @@ class SqlitePruner:
                    "event": "event WHERE at < ?"}  # fmt: skip
         with _down():
             (count,) = self._db.execute(f"SELECT count(*) FROM {sources[kind]}", (cutoff,)).fetchone()
+        return int(count)
+
+    def unevaluated(self, cutoff: Instant) -> int:
+        with _down():
+            span = {"since": read_floors(self._db).observation, "until": cutoff}
+            (count,) = self._db.execute(f"SELECT count(*) FROM {UNEVALUATED}", span).fetchone()
         return int(count)
 
     def raise_floors(self, floors: Floors) -> None:
@@ -84,13 +92,16 @@ class SqlitePruner:
         self._db.executemany("DELETE FROM observation WHERE rowid = ?", gone)
 
     def _evaluations(self, cutoff: Instant) -> None:
-        """Their time is in their message only, so all are looked at."""
+        """All are looked at: the time of one is that of its reading; of a heart rate it is in the message only."""
 
         def old(rows: list[tuple[Any, ...]]) -> None:
-            gone = [(no,) for no, message in rows if _time_of(message) < cutoff]
+            gone = [(no,) for no, t, message in rows if (_time_of(message) if t is None else t) < cutoff]
             self._db.executemany("DELETE FROM evaluation WHERE no = ?", gone)
 
-        query = f"SELECT no, message FROM evaluation WHERE no > ? ORDER BY no LIMIT {STEP}"
+        query = (
+            "SELECT e.no, o.t, e.message FROM evaluation e LEFT JOIN observation o ON o.id = e.id WHERE e.no > ?"
+            f" ORDER BY e.no LIMIT {STEP}"
+        )
         self._each(query, old, lambda done: None)
 
     def _values(self, cutoff: Instant) -> None:
@@ -143,8 +154,8 @@ def _down() -> Iterator[None]:
 
 
 def _time_of(message: bytes) -> Instant:
-    """0 of what cannot be read any more: it goes with the next pruning."""
+    """Of what cannot be read any more nobody knows that it is old: it stays, and `verify` goes on saying so."""
     try:
         return _TIME.decode(message).t
     except msgspec.MsgspecError:
-        return 0
+        return Span().until

@@ -47,6 +47,10 @@ _QUERIES: Final[dict[Kind, tuple[str, str]]] = {
     ),
     "evaluation": ("no, id, rules_hash, assoc_version, message", "evaluation"),
 }
+UNEVALUATED: Final = (
+    f"observation o WHERE t >= :since AND t < :until AND NOT {PRUNED}"
+    " AND NOT EXISTS (SELECT 1 FROM evaluation e WHERE e.id = o.id)"
+)
 
 
 class SqliteScan:
@@ -95,6 +99,10 @@ class SqliteScan:
         query = f"SELECT room, t FROM observation WHERE id = :id AND NOT {PRUNED}"
         found = next(self._ask(query, {"id": key}), None)
         return (str(found[0]), int(found[1])) if found else None
+
+    def unevaluated(self, since: Instant) -> Iterator[str]:
+        span = {"since": since, "until": Span().until}
+        return (str(key) for (key,) in self._ask(f"SELECT id FROM {UNEVALUATED}", span))
 
     def read_floors(self) -> Floors:
         try:

@@ -3,12 +3,18 @@
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Protocol
 
-from ingest.store.contract import EvaluationRow, Floors, ObservationRow
+from ingest.store.contract import EvaluationRow, Floors, Row
 from ingest.store.scan import KINDS, Found, Kind, Pack, Scan, Span
+from vitals.clock import Instant
 
 MAX_LINES: Final = 20
 """Of one sort of finding that are written out; all are counted."""
 BACKUP: Final = "Restore the store from a backup. What is sound can be saved before with `vitals store export`."
+
+UNEVALUATED: Final = (
+    "If the store was down a moment ago, let ingest catch up and verify again. Else what the rules said was lost or"
+    " refused: look into `vitals store refused`, or restore from a backup."
+)
 
 
 class Finding(NamedTuple):
@@ -30,16 +36,20 @@ class Checked(Scan, Protocol):
         """Found without reading the rows."""
         ...
 
-    def reading(self, row: ObservationRow, found: Found) -> Finding | None:
-        """What is wrong with how this reading is known."""
+    def row(self, row: Row, found: Found) -> Iterator[Finding]:
+        """What is wrong with how this row is known, or where it stands."""
         ...
 
     def has_reading(self, row: EvaluationRow) -> bool:
         """Whether the reading of an evaluation is there, at its time and in its room."""
         ...
 
+    def unevaluated(self, since: Instant) -> Iterator[str]:
+        """Ids of the readings of `since` or later that have no evaluation."""
+        ...
+
     def after(self) -> Iterator[Finding]:
-        """Found when all readings were seen."""
+        """Found when all rows were seen."""
         ...
 
 
@@ -77,6 +87,8 @@ def verify(store: Checked, step: Callable[[Kind], None]) -> Report:
             report.add(
                 Finding("left by a pruning", f"{left} rows of kind {kind}", "Run the same prune again.", wrong=False)
             )
+    for key in store.unevaluated(store.floors.observation):
+        report.add(Finding("reading without an evaluation", f"observation {key}", UNEVALUATED))
     for finding in store.after():
         report.add(finding)
     for finding in gaps(store.packs()):
@@ -92,8 +104,8 @@ def _row(store: Checked, found: Found) -> Iterator[Finding]:
     if found.problem:
         yield Finding("row that is not as it was stored", f"{found.where}: {found.problem}", BACKUP)
     row = found.row
-    if isinstance(row, ObservationRow) and (finding := store.reading(row, found)):
-        yield finding
+    if row is not None:
+        yield from store.row(row, found)
     if isinstance(row, EvaluationRow) and not row.message.derived and not store.has_reading(row):
         yield Finding(
             "evaluation without its reading", found.where,

@@ -77,9 +77,9 @@ def alert_end(room: str, id_: str) -> Out:
     return TOPICS.alert(room, id_), b""
 
 
-def ingest(now: Instant, *, online: bool = True, store_fault: str = "", session: str = "s1") -> Out:
+def ingest(now: Instant, *, online: bool = True, store_fault: str = "", session: str = "s1", **more: Any) -> Out:
     return TOPICS.ingest_status, encode(
-        IngestStatus(VERSION, session, online, now, "store-1", store_fault, "f00d" * 8, "demo")
+        IngestStatus(VERSION, session, online, now, "store-1", store_fault, "f00d" * 8, "demo", **more)
     )
 
 

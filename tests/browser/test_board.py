@@ -327,6 +327,7 @@ def test_pages_beyond_the_bound_are_told_to_come_later(boards: Callable[..., Ser
             last.recv(timeout=5)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1013
+        assert server.health()["turned_away"] == 1
 
 
 def test_an_old_cuff_pulse_is_thin(page: Page, server: Server) -> None:
@@ -435,6 +436,34 @@ def test_services_in_trouble_are_named(page: Page, server: Server) -> None:
     page.locator("#live").click()
     expect(page.locator("#panel")).to_contain_text("Gateway gateway-9")
     server.send(clinic.gateway(now(), name="gateway-9"))
+
+
+def test_whatever_a_part_counts_as_lost_or_refused_is_on_the_board(page: Page, server: Server) -> None:
+    load(page, server)
+    server.send(
+        clinic.ingest(now(), refused={"malformed": 3}, over_quota={"g-mad": 8}, session="c"),
+        clinic.gateway(now(), name="g-mad"),
+        clinic.gateway(
+            now(), name="g-ill", refused=2, denied=5, aged_out_strips=90, aged_out_s={"ekg/ekg": 88.4},
+            aged_out_rows=4, foreign_receipts=1, set_aside="a damaged outbox was set aside as outbox.db.damaged-1",
+        ),
+    )  # fmt: skip
+    server.send(clinic.ingest(now(), refused={"malformed": 3, "too frequent": 9}, over_quota={"g-mad": 9}, session="c"))
+    chips = page.locator("#chips")
+    for words in (
+        "g-mad", "sends more than it may", "the broker's access rules refuse its messages", "90 strips dropped",
+        "4 other rows", "outbox.db.damaged-1", "receipts of a store that is not ours",
+    ):  # fmt: skip
+        expect(chips).to_contain_text(words)
+    page.locator("#live").click()
+    for words in (
+        "3 refused: malformed", "9 refused: too frequent", "9 of g-mad beyond its quota",
+        "2 refused for good, in no store", "5 messages refused by the broker", "88 s of EKG (ekg)", "none refused",
+    ):  # fmt: skip
+        expect(page.locator("#panel")).to_contain_text(words)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    server.send(clinic.gateway(now(), name="g-ill"), clinic.ingest(now()))
+    expect(chips).not_to_contain_text("access rules")
 
 
 # -- the link ----------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def load_drivers() -> dict[str, Driver]:
     """Every driver that loads. A plug-in that does not is reported, and costs only its own devices."""
     found = registry.load_all()
     for failure in found.failures:
-        _log.error("plug-in not loaded", reason=failure)
+        _log.error("plug-in not loaded", reason=failure, do="mend or remove that package; its devices are not read")
     return found
 
 

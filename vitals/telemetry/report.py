@@ -1,10 +1,12 @@
 """The vocabulary of a service's report: measures with their samples, and the reasons why it is not well."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 MAX_VALUES: Final = 32
 """Values of one open label, such as the reasons of refusals: closed lists today, and bounded if one grows."""
+MAX_LISTED: Final = 5
+"""Names in one notice."""
 Fact: TypeAlias = str | int | float | bool | None
 
 
@@ -60,11 +62,27 @@ class Reason(NamedTuple):
 
 
 class Report(NamedTuple):
-    """A service's state at one moment. It is well when there is no reason. `facts` are for `/health` and doctor."""
+    """A service's state at one moment. It is well when there is no reason. `facts` are for `/health` and doctor.
+
+    `notices`: what went wrong since the start and is over, or harms others only. It makes no service unwell, since a
+    restart mends nothing of it, but it must not stay in a counter that nobody reads.
+    """
 
     reasons: list[Reason]
     samples: list[Sample]
     facts: dict[str, Fact]
+    notices: Sequence[Reason] = ()
+
+
+NO_BROKER: Final = "no broker: "
+"""How each part's reason begins while it has no connection."""
+
+
+def listed(counts: Mapping[str, float]) -> str:
+    """The largest few, for a notice: `too frequent (12), malformed (3)`."""
+    most = sorted(counts, key=lambda name: (-counts[name], name))
+    rest = f", and {len(most) - MAX_LISTED} more" if len(most) > MAX_LISTED else ""
+    return ", ".join(f"{name} ({counts[name]:.0f})" for name in most[:MAX_LISTED]) + rest
 
 
 def by_label(measure: Measure, counts: Mapping[str, float]) -> Iterable[Sample]:

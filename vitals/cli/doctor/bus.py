@@ -16,12 +16,14 @@ from vitals.cli.doctor.services import Answer, own
 from vitals.clock import NS
 from vitals.errors import VitalsError
 from vitals.messages import IngestStatus
+from vitals.telemetry.report import NO_BROKER
 from vitals.topics import Topics
 
 SOON_DAYS: Final = 30
 HEAR_S: Final = 2.0
 """A retained message and an acknowledgement come at once; this is for a slow line."""
 TLS_S: Final = 5.0
+_RENEW: Final = "`vitals provision rotate NAME`, copy the files, reload the broker: docs/security.md."
 
 
 def checks(settings: conf.Settings, told: Mapping[str, Answer | str]) -> Iterator[Finding]:
@@ -38,7 +40,8 @@ def checks(settings: conf.Settings, told: Mapping[str, Answer | str]) -> Iterato
         yield from (
             fault("broker", f"{answer.part}: {reason.what}", expected=f"a connection to {place}", do=reason.do)
             for answer in answers
-            for reason in answer.reasons[:1]
+            for reason in answer.reasons
+            if reason.what.startswith(NO_BROKER)
         )
     else:
         yield from _try(settings, place)
@@ -141,7 +144,12 @@ def _certificates(where: conf.Broker) -> Iterator[Finding]:
     except OSError:
         pass  # the connection said it
     if where.cert_file:
-        dated["our certificate (broker.cert_file)"] = _ours(where)
+        ours = "our certificate (broker.cert_file)"
+        try:
+            dated[ours] = _ours(where)
+        except ssl.SSLCertVerificationError as error:
+            found = f"{ours} is not accepted: {error.verify_message}"
+            yield fault("certificate", found, expected="one of this authority that is valid now", do=_RENEW)
     for what, ends in dated.items():
         for end in ends:
             yield _dated(what, end)
@@ -152,7 +160,10 @@ def _end(certificate: Mapping[str, object] | None) -> list[str]:
 
 
 def _ours(where: conf.Broker) -> list[str]:
-    """The end of our own certificate. Python reads the dates only of a peer: so we shake hands with ourselves."""
+    """The end of our own certificate. Python reads the dates only of a peer: so we shake hands with ourselves.
+
+    Raises ssl.SSLCertVerificationError where no broker would accept it.
+    """
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname, client.verify_mode, server.verify_mode = False, ssl.CERT_NONE, ssl.CERT_REQUIRED
     a, b = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -167,8 +178,10 @@ def _ours(where: conf.Broker) -> list[str]:
                     end.do_handshake()
                 except ssl.SSLWantReadError:
                     pass
+    except ssl.SSLCertVerificationError:
+        raise
     except OSError:
-        return []  # expired, or no pair: the connection said it
+        return []  # no pair: the connection said it
     return _end(ends[0].getpeercert())
 
 
@@ -176,7 +189,6 @@ def _dated(what: str, end: str) -> Finding:
     days = (ssl.cert_time_to_seconds(end) - wiring.CLOCK.now() / NS) / 86_400
     if days > SOON_DAYS:
         return ok("certificate", f"{what} is good for {days:.0f} days, until {end}")
-    do = "`vitals provision rotate NAME`, copy the files, reload the broker: docs/security.md."
     if days < 0:
-        return fault("certificate", f"{what} ended on {end}", expected="one that is valid now", do=do)
-    return warning("certificate", f"{what} ends in {days:.0f} days, on {end}", expected=f"{SOON_DAYS} days", do=do)
+        return fault("certificate", f"{what} ended on {end}", expected="one that is valid now", do=_RENEW)
+    return warning("certificate", f"{what} ends in {days:.0f} days, on {end}", expected=f"{SOON_DAYS} days", do=_RENEW)

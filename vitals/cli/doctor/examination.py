@@ -8,7 +8,7 @@ from typing import Final
 
 from vitals import settings as conf
 from vitals.cli import live_check, scanning, wiring
-from vitals.cli.doctor import bus, machine, outbox, services
+from vitals.cli.doctor import bus, machine, outbox, refused, services
 from vitals.cli.doctor.finding import Finding, fault, ok, tried
 from vitals.cli.doctor.services import Answer
 from vitals.errors import VitalsError
@@ -35,6 +35,8 @@ def examine(path: Path, wanted: tuple[str, ...] = ()) -> Iterator[Finding]:
     yield from bus.checks(settings, told)
     if set(parts) & {"ingest", "board"}:
         yield from tried("store", lambda: live_check.store(settings))
+    if "ingest" in parts:
+        yield from refused.checks(settings)
     if "gateway" in parts:
         yield from outbox.checks(settings, wiring.CLOCK.now())
     yield from services.checks(settings, parts, told)

@@ -1,5 +1,6 @@
 """What the running services say of themselves, on their health pages."""
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -7,14 +8,16 @@ from typing import Final
 
 import msgspec
 
+from dashboards import app
 from vitals import settings as conf
 from vitals.cli import wiring
-from vitals.cli.doctor.finding import Finding, fault, ok, warning
+from vitals.cli.doctor.finding import Finding, fault, ok, tried, warning
 from vitals.telemetry.report import Fact
 from vitals.telemetry.watch import Word
 
 ANSWER_S: Final = 3.0
 ANSWER_BYTES: Final = 100_000
+OTHER: Final = "another program answers at "
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -32,6 +35,7 @@ class Answer(msgspec.Struct, frozen=True):
     health: Word
     reasons: list[Told]
     facts: dict[str, Fact]
+    notices: list[Told] = []
 
 
 def ask(settings: conf.Settings, part: str) -> Answer | str:
@@ -42,12 +46,14 @@ def ask(settings: conf.Settings, part: str) -> Answer | str:
             body = response.read(ANSWER_BYTES)
     except urllib.error.HTTPError as refusal:  # 503 is an answer too
         body = refusal.read(ANSWER_BYTES)
+    except http.client.HTTPException:  # what it says is no HTTP; a closed connection is that and an OSError
+        return OTHER + url
     except OSError as error:
         return f"nothing answers at {url} ({getattr(error, 'reason', error)})"
     try:
         return msgspec.json.decode(body, type=Answer)
     except msgspec.MsgspecError:
-        return f"another program answers at {url}"
+        return OTHER + url
 
 
 def address(settings: conf.Settings, part: str) -> str:
@@ -87,11 +93,13 @@ def checks(settings: conf.Settings, parts: tuple[str, ...], told: Mapping[str, A
 def _part(settings: conf.Settings, part: str, answer: Answer | str) -> Iterator[Finding]:
     name = name_of(settings, part)
     if isinstance(answer, str):
-        yield fault(
-            part, answer, expected=f"a running `vitals {part}`",
-            do=f"Start it; if it ends again, read the last lines of its log. Not on this machine? Leave {part} out "
-            "with --part.",
-        )  # fmt: skip
+        start = f"Start it; if it ends again, read the last lines of its log. Not on this machine? Leave {part} out "
+        start += "with --part."
+        end = f"End that program, or set health.{part}_port to a free port and restart {part}."
+        do = end if answer.startswith(OTHER) else start
+        yield fault(part, answer, expected=f"a running `vitals {part}`", do=do)
+        if part == "board":
+            yield from tried("board port", lambda: _free(settings.board))
     elif (answer.part, answer.name) != (part, name):
         yield fault(
             part, f"{answer.part} {answer.name} answers on its port", expected=f"{part} {name}",
@@ -99,5 +107,14 @@ def _part(settings: conf.Settings, part: str, answer: Answer | str) -> Iterator[
         )  # fmt: skip
     elif answer.health == "ok":
         yield ok(part, "it runs, and says it is well")
-    for reason in answer.reasons if isinstance(answer, Answer) and answer.health != "ok" else ():
-        yield fault(part, reason.what, expected=f"{part} well", do=reason.do)
+    if isinstance(answer, Answer):
+        for reason in answer.reasons if answer.health != "ok" else ():
+            yield fault(part, reason.what, expected=f"{part} well", do=reason.do)
+        for notice in answer.notices:
+            yield warning(part, notice.what, expected="nothing of the kind", do=notice.do)
+
+
+def _free(board: conf.Board) -> str:
+    """Where no board answers, nothing else may have its port. Raises PortTaken."""
+    app.listen(board.host, board.port).close()
+    return f"{board.host}:{board.port} is free"

@@ -65,13 +65,13 @@ def rotate(
     host: Annotated[list[str] | None, typer.Option(help="With broker: its new names and addresses.")] = None,
     folder: Folder = DEFAULT,
 ) -> None:
-    """Make a new credential in place of the old one, which ends when the broker is reloaded."""
+    """Make a new credential in place of the old one, which ends when the broker is restarted."""
     _tell(_provision(folder).rotate(name, host or []))
 
 
 @app.command()
 def revoke(name: Name, folder: Folder = DEFAULT) -> None:
-    """Withdraw a credential; it ends when the broker is reloaded."""
+    """Withdraw a credential; it ends when the broker is restarted."""
     _tell(_provision(folder).revoke(name))
 
 

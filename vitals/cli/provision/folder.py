@@ -124,8 +124,8 @@ class Provision:
         return [f"{name}: copy {self._folder / name} to the gateway", RELOAD]
 
     def rotate(self, name: str, hosts: Sequence[str] = ()) -> list[str]:
-        """A new credential in place of the old one, which ends with the broker's reload. `broker`: a new server
-        certificate, for other hosts if any are given."""
+        """A new credential in place of the old one, which ends with the broker's restart. `broker`: a new server
+        certificate, for other hosts if any are given; a reload takes it."""
         site, authority = self._open()
         if name == "broker":
             hosts = list(hosts) or site.hosts
@@ -137,16 +137,16 @@ class Provision:
         client = self._known(site, name)
         site = self._give(_without(site, name, self._now()), authority, name, client.role, replace=True)
         self._finish(site, authority)
-        return [f"{name}: copy {self._folder / name} to its machine and restart it there", RELOAD]
+        return [RESTART, f"{name}: copy {self._folder / name} to its machine and restart it there"]
 
     def revoke(self, name: str) -> list[str]:
-        """The credential ends with the broker's reload, and its rights with it."""
+        """The credential ends with the broker's restart, and its rights with it."""
         site, authority = self._open()
         self._known(site, name)
         for file in ("password", "client.key", "client.crt"):
             (self._folder / name / file).unlink(missing_ok=True)
         self._finish(_without(site, name, self._now()), authority)
-        return [f"{name} is revoked", RELOAD]
+        return [f"{name} is revoked", RESTART]
 
     def expiries(self) -> list[Expiry]:
         """Everything that can expire, and everybody who may connect."""
@@ -247,6 +247,13 @@ class Provision:
 
 
 RELOAD: Final = "copy the broker's folder to the broker and reload it (SIGHUP): until then nothing has changed there"
+RESTART: Final = (
+    "copy the broker's folder to the broker and restart it: until then nothing has changed there (a reload is not "
+    "enough: who is connected may stay so)"
+)
+"""On SIGHUP mosquitto checks passwords of those who are connected, but neither certificates nor the list of revoked
+ones; and whom it puts out then may not leave its last will, so everybody would go on taking it for online. While it is
+being stopped the old rights still hold, and the will is published."""
 
 
 def snippet(site: Site, name: str, role: Role) -> str:

@@ -51,6 +51,9 @@ def verify(config: Config = DEFAULT) -> None:
 def prune(
     older_than: Annotated[str, typer.Option("--older-than", help="An age: 400d, 60w or 7y (years of 365 days).")],
     kind: Kinds = None,
+    unevaluated: Annotated[
+        bool, typer.Option("--unevaluated", help="Also readings that have no evaluation; else nothing is deleted.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     config: Config = DEFAULT,
@@ -58,7 +61,7 @@ def prune(
     """Delete old rows for good; what was deleted is not taken again."""
     from vitals.cli.store import running
 
-    running.run_prune(load(config), older_than, kind or [], dry_run=dry_run, yes=yes)
+    running.run_prune(load(config), older_than, kind or [], dry_run=dry_run, yes=yes, unevaluated=unevaluated)
 
 
 @app.command()

@@ -65,7 +65,7 @@ def export(
             else:
                 _table(scan, out, form, kind, span, samples=samples, step=step, done=done)
     if form == "line" and whole:
-        lines.write_name(out / lines.STORE_FILE, scan.store_id)
+        lines.write_name(out / lines.STORE_FILE, scan.store_id, scan.read_floors())
     return done
 
 

@@ -4,8 +4,8 @@ import sqlite3
 from pathlib import Path
 from typing import IO, Final
 
-from ingest.store.contract import EvaluationRow
-from ingest.store.points import Draft, draft, store_line
+from ingest.store.contract import EvaluationRow, Floors
+from ingest.store.points import Draft, draft, floors_line, store_line
 from ingest.store.scan import Found
 
 STORE_FILE: Final = "store.line"
@@ -52,6 +52,7 @@ class UsedTimes:
         self._db.close()
 
 
-def write_name(path: Path, store_id: str) -> None:
-    """The point that names the store: gateways have pinned it, and go on sending to the copy."""
-    path.write_text(store_line(store_id) + "\n", encoding="utf-8")
+def write_name(path: Path, store_id: str, floors: Floors) -> None:
+    """The point that names the store: gateways have pinned it, and go on sending to the copy. With it what the store
+    was pruned to, so that nothing comes back there either."""
+    path.write_text(f"{store_line(store_id)}\n{floors_line(floors)}\n", encoding="utf-8")

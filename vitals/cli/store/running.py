@@ -72,9 +72,12 @@ def run_verify(settings: Settings) -> None:
     print(f"{whereabouts(settings)}: in order")
 
 
-def run_prune(settings: Settings, older_than: str, wanted: list[str], *, dry_run: bool, yes: bool) -> None:
+def run_prune(
+    settings: Settings, older_than: str, wanted: list[str], *, dry_run: bool, yes: bool, unevaluated: bool
+) -> None:
     """Raises VitalsError."""
-    cutoff = SystemClock().now() - _age(older_than)
+    now = SystemClock().now()
+    cutoff = now - _age(older_than)
     kinds = _kinds(PRUNED_KINDS, wanted)
     with _asked(settings), closing(open_pruner(settings)) as pruner:
         counts = {one: pruner.count(one, cutoff) for one in kinds}
@@ -82,7 +85,9 @@ def run_prune(settings: Settings, older_than: str, wanted: list[str], *, dry_run
             print(f"{one}: {count} rows before {iso(cutoff)}")
         if dry_run:
             return
-        _insist_on_some(pruner, cutoff)
+        _insist_on_some(pruner, cutoff, now)
+        if "observation" in kinds and not unevaluated:
+            _insist_on_evaluations(pruner, cutoff)
         if not yes:
             typer.confirm("Delete them for good?", abort=True)
         with _bar() as bar:
@@ -91,14 +96,25 @@ def run_prune(settings: Settings, older_than: str, wanted: list[str], *, dry_run
     print(f"{whereabouts(settings)}: pruned; rows before {iso(cutoff)} are refused from now on")
 
 
-def _insist_on_some(pruner: Pruner, cutoff: Instant) -> None:
-    """A clock that jumped ahead by years must not empty a store from cron."""
-    old, total = (sum(pruner.count(one, until) for one in PRUNED_KINDS) for until in (cutoff, Span().until))
-    if total and old == total:
+def _insist_on_some(pruner: Pruner, cutoff: Instant, now: Instant) -> None:
+    """A clock that jumped ahead by years must not empty a store from cron. Rows of the future are no sign of life: a
+    device whose clock runs ahead leaves some."""
+    old, until_now = (sum(pruner.count(one, until) for one in PRUNED_KINDS) for until in (cutoff, now))
+    if until_now and old == until_now:
         raise VitalsError(
             "Nothing in the store is younger than that.", expected=f"rows of {iso(cutoff)} or later",
-            found=f"{total} rows, all older",
+            found=f"{old} rows, all older",
             do="Look at this machine's clock. To give up the whole store, stop ingest and delete it.",
+        )  # fmt: skip
+
+
+def _insist_on_evaluations(pruner: Pruner, cutoff: Instant) -> None:
+    """What was never evaluated, nobody may have seen."""
+    if count := pruner.unevaluated(cutoff):
+        raise VitalsError(
+            f"{count} readings before {iso(cutoff)} have no evaluation.", expected="an evaluation of every reading",
+            found="nothing was deleted",
+            do="See which with `vitals store verify`, and mend that; or delete them too, with --unevaluated.",
         )  # fmt: skip
 
 
