@@ -1,5 +1,6 @@
-"""`python -m bench.throughput [--count 50000] [--packs] [--peer nodered --nodered DIR]`: readings a second until all of
-them are in InfluxDB, what that costs, and what a kill in the middle loses.
+"""`python -m bench.throughput [--count 50000] [--packs] [--peer nodered --nodered DIR] [--write PAGE]`: readings a
+second until all of them are in InfluxDB, what that costs, and what a kill in the middle loses. `--write` puts the table
+into its place on a page.
 
 A publisher (bench/load.py) sends observations by MQTT QoS 1 to a real mosquitto. What is measured takes them and writes
 to a real InfluxDB 1.6, both through the same nginx: our ingest with the demo's rules, publishing each flagged reading
@@ -22,6 +23,7 @@ from typing import Final, NamedTuple
 
 from bench.load import ROOMS, TOPICS, Publisher, readings
 from bench.machine import machine
+from bench.report import replaced
 from bench.throughput_parts import Ingest, NodeRed, Part, Place
 from tests.parts import Influx, Mosquitto, wait_until
 from vitals import settings
@@ -37,6 +39,8 @@ SETTLED_S: Final = 10.0
 """After the kill: when nothing more came for so long, nothing will. Twice the pause of an outbox's resending."""
 LIMIT_S: Final = 300.0
 TICKS: Final = os.sysconf("SC_CLK_TCK")
+BEGIN: Final = "<!-- figures of bench.throughput: written by the command, not by hand -->"
+END: Final = "<!-- end of the figures of bench.throughput -->"
 HEAD: Final = """\
 | | readings a message | readings/s | CPU-s a 100,000 | peak MB | CPU-s of InfluxDB | lost by kill -9 | doubled |
 |---|---|---|---|---|---|---|---|"""
@@ -182,14 +186,18 @@ def main() -> None:
     parser.add_argument("--peer", choices=["nodered"], help="the same for another program, in the same run")
     parser.add_argument("--nodered", type=Path, help="the folder where npm installed Node-RED")
     parser.add_argument("--rounds", type=int, default=1, help="repeat everything, in turn")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="also put the table in its place on this page")
     arguments = parser.parse_args()
     home: Path | None = arguments.nodered if arguments.peer else None
     if arguments.peer and not (home and (home / "node_modules" / "node-red").is_dir()):
         parser.error(
             "--peer nodered needs --nodered DIR, where `npm install node-red node-red-contrib-influxdb` was run"
         )
-    print(machine())
-    print(HEAD)
+    page: Path | None = arguments.write
+    if page:
+        replaced(page.read_text(encoding="utf-8"), [], BEGIN, END)  # without a place, said before minutes of measuring
+    told = [f"{arguments.count:,} readings. {machine()}", "", HEAD]
+    print("\n".join(told), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), home)
         bench.start()
@@ -197,9 +205,12 @@ def main() -> None:
             for _ in range(arguments.rounds):
                 for pack in (1, PACK) if arguments.packs else (1,):
                     for name in (OURS, "Node-RED") if home else (OURS,):
-                        print(bench.row(name, arguments.count, pack), flush=True)
+                        told.append(bench.row(name, arguments.count, pack))
+                        print(told[-1], flush=True)
         finally:
             bench.stop()
+    if page:
+        page.write_text(replaced(page.read_text(encoding="utf-8"), told, BEGIN, END), encoding="utf-8")
 
 
 if __name__ == "__main__":

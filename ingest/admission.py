@@ -168,10 +168,9 @@ def check_observation(message: ObservationMessage) -> Refusal | None:
     if not 0 <= message.uncertainty_ms < MAX_INDEX or (o.record_no is not None and abs(o.record_no) > MAX_INDEX):
         return Refusal("bad value", "uncertainty or record number out of bounds")
     c = o.context
-    texts = [message.id, message.driver, o.kind, o.t_device, o.method, c.site, c.position, c.meal, c.user, *o.quality]
-    for q in o.quantities.values():
-        texts += q.raw, q.raw_unit
-    refusal = _check_texts(*texts) or _check_times(message.t_determined, o.received_at)
+    refusal = _check_texts(
+        message.id, message.driver, o.kind, o.t_device, o.method, c.site, c.position, c.meal, c.user, *o.quality
+    ) or _check_times(message.t_determined, o.received_at)
     for key, q in o.quantities.items():
         refusal = refusal or _check_quantity(key, q)
     return refusal
@@ -183,7 +182,7 @@ def _check_quantity(metric: str, q: Quantity) -> Refusal | None:
             return Refusal("bad value", f"{metric} is {q.validity.value} without a finite number")
     elif q.value is not None:
         return Refusal("bad value", f"{metric} is {q.validity.value} with the number {q.value:g}")
-    return None
+    return _check_texts(q.raw, q.raw_unit)
 
 
 def check_strip(message: StripMessage) -> Refusal | None:

@@ -2,8 +2,8 @@
 evaluation that the rules ask for: sentinel, plausibility, device status, population, threshold.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -23,7 +23,6 @@ DATA_ONLY: Final = "flagging is off (data-only profile)"
 REPEAT: Final = "implausible, repeat"
 CUFFLESS: Final = "cuffless"
 NO_PATIENT: Final = "no patient bound"
-_SECOND: Final = {unit for unit, _ in SECOND_UNITS.values()}
 _COMPARATORS: Final = {None: 0, "<": -1, ">": 1}
 _WHY: Final[dict[int, str]] = {
     Why.NO_RULE: "no rule for this metric",
@@ -57,25 +56,14 @@ class Reading(msgspec.Struct, frozen=True):
     quality: tuple[str, ...] = ()
 
 
-class _Cell(NamedTuple):
-    """One value that has a number, of the reading with that number in the batch."""
-
-    no: int
-    reading: Reading
-    metric: str
-    quantity: Quantity
-
-
-class _Verdict(NamedTuple):
-    """What engine and plausibility say of one value: see `Verdicts` and `Doubts`. `plain`: the rules decided, and
-    nothing is to be doubted."""
+class _Verdict(msgspec.Struct, frozen=True):
+    """What engine and plausibility say of one value: see `Verdicts` and `Doubts`."""
 
     rule: int
     why: int
     invalid: bool
     implausible: bool
     repeat: bool
-    plain: bool
 
 
 class Evaluator:
@@ -90,68 +78,50 @@ class Evaluator:
 
     def evaluate(self, readings: Sequence[Reading]) -> list[dict[str, FlaggedValue]]:
         """One dict a reading, with every one of its metrics."""
-        if self.rules.profile == "data-only":
-            return [not_evaluated(reading, DATA_ONLY) for reading in readings]
-        cells = [
-            _Cell(no, reading, metric, quantity)
-            for no, reading in enumerate(readings)
-            for metric, quantity in reading.quantities.items()
-            if _has_number(quantity)
+        answers: list[dict[str, FlaggedValue]] = [
+            {metric: _unjudged(metric, quantity) for metric, quantity in reading.quantities.items()}
+            for reading in readings
         ]
-        verdicts = self._verdicts(readings, cells) if cells else []
-        judged = iter(zip(cells, verdicts, strict=True))
-        return [self._answers(reading, judged) for reading in readings]
-
-    def _verdicts(self, readings: Sequence[Reading], cells: Sequence[_Cell]) -> list[_Verdict]:
+        if self.rules.profile == "data-only":
+            return [{m: _without(v, DATA_ONLY) for m, v in answer.items()} for answer in answers]
+        cells = [(no, m) for no, answer in enumerate(answers) for m, v in answer.items() if v.value is not None]
+        if not cells:
+            return answers
         columns = self._columns(readings, cells)
-        numbers = np.array([cell.no for cell in cells], np.intp)
+        numbers = np.array([no for no, _ in cells], np.intp)
         doubts = judge(columns.metric, columns.value, numbers, self.rules.plausibility)
         verdicts = self._engine.evaluate(columns)
         answer_as_one(self._engine, columns, numbers, verdicts)
-        decided = (verdicts.rule >= 0) | (verdicts.why == Why.DECIDED)
-        plain = decided & ~(doubts.invalid | doubts.implausible | doubts.repeat)
-        rows = [column.tolist() for column in (*verdicts, *doubts, plain)]  # one by one, an array's numbers are slow
-        return list(map(_Verdict, *rows))
-
-    def _answers(self, reading: Reading, judged: Iterator[tuple[_Cell, _Verdict]]) -> dict[str, FlaggedValue]:
-        """Every value of a reading, in order; those with a number take the next of `judged`."""
-        answer = {
-            metric: self._answer(*next(judged)) if _has_number(quantity) else _unjudged(metric, quantity)
-            for metric, quantity in reading.quantities.items()
-        }
-        if "bp_sys" in answer:
+        rows = [column.tolist() for column in (*verdicts, *doubts)]  # one by one, an array's numbers are slow
+        for (no, metric), *row in zip(cells, *rows, strict=True):
+            answers[no][metric] = self._answer(answers[no][metric], metric, readings[no], _Verdict(*row))
+        for answer in answers:
             self._highest_on_bp(answer)
-        return answer
+        return answers
 
-    def _columns(self, readings: Sequence[Reading], cells: Sequence[_Cell]) -> Columns:
+    def _columns(self, readings: Sequence[Reading], cells: Sequence[tuple[int, str]]) -> Columns:
         # Of one batch many readings are of few visits.
         associations = {id(reading.association): reading.association for reading in readings}
         place = {key: number for number, key in enumerate(associations)}
         people = np.array([_person(association) for association in associations.values()], np.float64)
         sites = [self._engine.site_code(reading.context.site) for reading in readings]
-        quantities = [cell.quantity for cell in cells]
-        rows = people[[place[id(cell.reading.association)] for cell in cells]].T
+        quantities = [readings[no].quantities[metric] for no, metric in cells]
+        rows = people[[place[id(readings[no].association)] for no, _ in cells]].T
         return Columns(
-            metric=np.array([CODES[cell.metric] for cell in cells], np.int16),
+            metric=np.array([CODES[metric] for _, metric in cells], np.int16),
             value=np.array([q.value for q in quantities], np.float64),
-            second=np.array(
-                [_second(METRICS[metric].unit, q) if q.raw_unit in _SECOND else np.nan for _, _, metric, q in cells]
-            ),
+            second=np.array([_second(METRICS[m].unit, q) for (_, m), q in zip(cells, quantities, strict=True)]),
             comparator=np.array([_COMPARATORS[q.comparator] for q in quantities], np.int16),
             age_years=rows[0],
             age_days=rows[1],
             sex=rows[2].astype(np.int16),
             pregnant=rows[3].astype(np.int16),
             scale=rows[4].astype(np.int16),
-            site=np.array([sites[cell.no] for cell in cells], np.int16),
+            site=np.array([sites[no] for no, _ in cells], np.int16),
             bound=rows[5] > 0,
         )
 
-    def _answer(self, cell: _Cell, verdict: _Verdict) -> FlaggedValue:
-        _, reading, metric, quantity = cell
-        if verdict.plain and not reading.quality and reading.method != CUFFLESS:  # nearly always
-            return _value(metric, quantity, NORMAL if verdict.rule < 0 else self._flag(verdict.rule, metric))
-        value = _unjudged(metric, quantity)
+    def _answer(self, value: FlaggedValue, metric: str, reading: Reading, verdict: _Verdict) -> FlaggedValue:
         if verdict.invalid:
             row = METRICS[metric]
             outside = limits_text(row, hard=True)
@@ -235,21 +205,18 @@ def not_evaluated(reading: Reading, why: str) -> dict[str, FlaggedValue]:
     return {metric: _without(_unjudged(metric, quantity), why) for metric, quantity in reading.quantities.items()}
 
 
-def _has_number(q: Quantity) -> bool:
-    return q.value is not None and (q.validity is Validity.VALID or q.comparator is not None)
-
-
 def _unjudged(metric: str, q: Quantity) -> FlaggedValue:
     """The quantity as it came; with the reason, where it has no number."""
-    if _has_number(q):
-        return _value(metric, q, None)
-    return _value(metric, q, None, _NOT_VALID.get(q.validity, "no reading"))
-
-
-def _value(metric: str, q: Quantity, flag: Flag | None, reason: str = "") -> FlaggedValue:
-    """`reason`: why it has no number."""
-    value = None if reason else q.value
-    return FlaggedValue(METRICS[metric].unit, value, q.validity, q.comparator, q.raw, q.raw_unit, flag, reason)
+    has_number = q.validity is Validity.VALID or q.comparator is not None
+    return FlaggedValue(
+        unit=METRICS[metric].unit,
+        value=q.value if has_number else None,
+        validity=q.validity,
+        comparator=q.comparator,
+        raw=q.raw,
+        raw_unit=q.raw_unit,
+        not_evaluated="" if has_number and q.value is not None else _NOT_VALID.get(q.validity, "no reading"),
+    )
 
 
 def _without(value: FlaggedValue, reason: str) -> FlaggedValue:

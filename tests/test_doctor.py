@@ -114,7 +114,7 @@ def test_a_clinic_that_is_well_until_ingest_dies(tmp_path: Path, mosquitto: Mosq
     clinic = Clinic(tmp_path / "clinic", text, broker_port=mosquitto.port)
     clinic.start("gateway", "ingest", "board")
     try:
-        wait_until(lambda: not Examined(clinic.config).faults(), 30, "a clinic without a fault")
+        wait_until(lambda: not Examined(clinic.config).faults(), 60, "a clinic without a fault")
         well = Examined(clinic.config)
         well.one("broker", "ok", "gateway, ingest, board connected")
         well.one("ingest online", "ok")
@@ -128,7 +128,7 @@ def test_a_clinic_that_is_well_until_ingest_dies(tmp_path: Path, mosquitto: Mosq
             assert found["vitals_healthy", ()] == found["vitals_broker_connected", ()] == 1
             assert {key[0] for key in found if key[0].startswith("vitals_")} <= names
         clinic.kill("ingest")
-        wait_until(lambda: {"gateway", "board"} <= {*Examined(clinic.config).faults()}, 20, "both noticing")
+        wait_until(lambda: {"gateway", "board"} <= {*Examined(clinic.config).faults()}, 40, "both noticing")
         ill = Examined(clinic.config)
         ill.one("ingest online", "fault", "Start `vitals ingest`")
         ill.one("ingest", "fault", "nothing answers", "Start it")
@@ -136,7 +136,7 @@ def test_a_clinic_that_is_well_until_ingest_dies(tmp_path: Path, mosquitto: Mosq
         ill.one("board", "fault", "the checking service is down")
         assert CliRunner().invoke(app, ["doctor", "--config", str(clinic.config)]).exit_code == 1
         mosquitto.kill()
-        wait_until(lambda: Examined(clinic.config).faults().count("broker") == 2, 20, "both without a broker")
+        wait_until(lambda: Examined(clinic.config).faults().count("broker") == 2, 40, "both without a broker")
         assert all("Look at the broker's log" in f.do or "Start the broker" in f.do
                    for f in Examined(clinic.config).all if f.check == "broker")  # fmt: skip
         for name in ("gateway", "board"):

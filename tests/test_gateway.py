@@ -16,8 +16,8 @@ from drivers.core.registry import load_all
 from drivers.transports.ble import Backend
 from vitals import settings
 from vitals.broker import Message
-from vitals.clock import SystemClock
-from vitals.messages import VERSION, EventMessage, ObservationMessage, Outcome, Receipts
+from vitals.clock import NS, SystemClock
+from vitals.messages import VERSION, EventMessage, IngestStatus, ObservationMessage, Outcome, Receipts
 from vitals.model import Observation
 from vitals.outbox import Outbox
 from vitals.topics import Topics
@@ -146,4 +146,14 @@ def test_only_a_radio_link_waits_for_a_disk_that_refuses(tmp_path: Path) -> None
     config = settings.Settings(gateway=settings.Gateway(outbox=str(tmp_path / "outbox.db"), devices=devices))
     gateway = Gateway(config, load_all(), SystemClock(), Deaf, Backend())  # type: ignore[arg-type]
     assert [runner._commit.keywords["hold"] for _, runner in gateway._devices] == [True, False]  # type: ignore[attr-defined]
+    gateway._outbox.close()
+
+
+def test_a_retained_state_of_ingest_is_of_any_age_and_no_word_about_the_clock(tmp_path: Path) -> None:
+    gateway = make(tmp_path)
+    told = msgspec.json.encode(IngestStatus(VERSION, "i1", True, 0, now=SystemClock().now() - 60 * NS))
+    for retain, off_s in ((True, None), (False, 60)):
+        gateway._receive(Message(TOPICS.ingest_status, told, retain=retain))
+        off = gateway._forwarder.clock_off_ns
+        assert (None if off is None else round(off / NS)) == off_s
     gateway._outbox.close()

@@ -248,7 +248,16 @@ def test_numbers_of_a_monitor_that_aged_out_are_said_by_device() -> None:
     ]
 
 
-@pytest.mark.parametrize("payload", [b"\x90", b"", encode(strip(0)).replace(b"ekg", b"\xff\xfe\xfd"), bytes(300)])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x90",
+        b"",
+        bytes(300),
+        encode(strip(0)).replace(b"ekg", b"\xff\xfe\xfd"),
+        encode(msgspec.structs.replace(strip(0), rate=0.0)),
+    ],
+)
 def test_a_strip_that_a_bad_card_made_unreadable_is_counted_all_the_same(payload: bytes) -> None:
     row = Row("e", 1, "v/up/g/1/m1/strip", payload, 0)
     aged = AgedOut.nothing()._replace(strips=[row, row._replace(payload=encode(strip(0)))])

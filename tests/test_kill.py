@@ -18,7 +18,7 @@ from tests.clinic import Clinic
 from tests.parts import Mosquitto, needs, wait_until
 from vitals.cli import demo_settings
 
-pytestmark = [pytest.mark.broker, pytest.mark.air, pytest.mark.slow, needs("mosquitto")]
+pytestmark = [pytest.mark.broker, pytest.mark.air, pytest.mark.slow, pytest.mark.timeout(400), needs("mosquitto")]
 PARTS = ("simulate", "gateway", "ingest", "board")
 
 
@@ -73,7 +73,7 @@ def clinic(tmp_path: Path, mosquitto: Mosquitto) -> Iterator[Watched]:
         clinic.start(*PARTS)
         clinic.keep_ledger()
         clinic.await_board()
-        wait_until(lambda: len(clinic.stored()) > 40, 60, "a clinic at work")
+        wait_until(lambda: len(clinic.stored()) > 40, 120, "a clinic at work")
         yield clinic
     finally:
         clinic.stop_all()

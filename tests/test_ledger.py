@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingest.store.contract import StripTail
-from ingest.store.ledger import Kept, Ledger
+from ingest.store.ledger import FIND, Kept, Ledger
 from vitals.errors import StoreError
 
 KEPT = Kept("lane", 100, 90, "4", "digest", False)
@@ -102,3 +102,11 @@ def test_one_ingest_for_one_ledger(ledger: Ledger) -> None:
     with pytest.raises(StoreError, match="in use") as caught:
         Ledger(ledger.path)
     assert "ingest.state" in caught.value.do
+
+
+def test_many_readings_take_several_statements_and_none_is_left_out(ledger: Ledger) -> None:
+    keys = [f"{number:032x}" for number in range(2 * FIND + 1)]
+    ledger.promise_all([(key, Kept("lane", at, at, "4", "same", False)) for at, key in enumerate(keys)])
+    ledger.keep(keys)
+    assert [found.stored for found in ledger.find(keys).values()] == [1] * len(keys)
+    assert ledger.recent_ids(9999) == keys

@@ -224,6 +224,13 @@ def test_an_evaluation_of_what_was_refused_in_the_same_batch_is_not_kept(store: 
     assert words(store.append(rows)) == ["stored", "refused", "duplicate", "stored"]
 
 
+def test_an_evaluation_of_a_reading_of_the_same_batch_is_of_its_time_and_room(store: Store) -> None:
+    first = observation_row()
+    elsewhere, later = evaluation_row(of=first.message, room="5"), evaluation_row(of=first.message, t=T0 + NS)
+    assert words(store.append([first, elsewhere, later])) == ["stored", "duplicate", "duplicate"]
+    assert store.counts()["evaluation"] == 0
+
+
 def test_an_evaluation_of_a_reading_that_is_not_kept_is_not_kept_either(store: Store) -> None:
     absent = observation_row().message
     assert words(store.append([evaluation_row(of=absent)])) == ["duplicate"]

@@ -350,6 +350,12 @@ def test_a_part_of_the_store(site: Site) -> None:
     assert (out / "evaluation.line").read_text(encoding="utf-8").count("value,") == 2
     assert (out / "strip.line").read_text(encoding="utf-8") == ""
     assert not (out / "store.line").exists(), "a part must not pass for the store"
+    site.run("export", str(site.folder / "room"), "--room", "5")
+    assert {
+        line["room"]
+        for name in ("observation", "evaluation")
+        for line in read_csv(site.folder / "room" / f"{name}.csv")
+    } == {"5"}
     again = site.folder / "again"
     site.run("export", str(again), "--kind", "observation", "--until", "2025-11-24T17:00Z")
     assert [path.name for path in again.iterdir()] == ["observation.csv"]

@@ -180,19 +180,33 @@ def _forged(hands: Hands, fault: Fault) -> str:
     def some() -> bool:
         with contextlib.suppress(sqlite3.Error):  # its gateway is just starting
             rows[:] = ledger.waiting()
-        return bool(rows)
+        return bool(rows) and bool(hands.traffic.forge(fault.target, rows, time.time_ns()))
 
-    taken = hands.until(some, EFFECT_S) and hands.traffic.forge(fault.target, rows, time.time_ns())
+    taken = hands.until(some, EFFECT_S)
     return f"for {len(rows)} rows" if taken else ""
 
 
 def _replay(hands: Hands, fault: Fault) -> str:
-    taken = hands.traffic.replay(fault.amount)
+    taken = 0
+
+    def told() -> bool:
+        nonlocal taken
+        taken = hands.traffic.replay(fault.amount)
+        return taken > 0
+
+    hands.until(told, EFFECT_S)
     return f"{taken} messages delivered" if taken else ""
 
 
 def _poison(hands: Hands, fault: Fault) -> str:
-    taken = hands.traffic.poison(fault.amount)
+    taken = 0
+
+    def told() -> bool:
+        nonlocal taken
+        taken = hands.traffic.poison(fault.amount)
+        return taken > 0
+
+    hands.until(told, EFFECT_S)
     return f"{taken} messages delivered" if taken else ""
 
 

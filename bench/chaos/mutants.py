@@ -53,10 +53,11 @@ MUTANTS: Final = (
     ),
     Mutant(
         "no-receipts",
-        "Receipts are dropped.",
+        "Receipts are dropped, after the first ones.",
         "ingest/service.py",
         "        self._broker.publish(self._pipeline.topics.stored(gateway), encode(receipts), qos=1)",
-        "        return",
+        "        if self._tally.flagged < 50:\n"
+        "            self._broker.publish(self._pipeline.topics.stored(gateway), encode(receipts), qos=1)",
         (*CHAOS[:2], "--patience", "15", "--faults", "none", "--minutes", "0.1"),
         ("empty outboxes",),
     ),

@@ -20,7 +20,8 @@ HEARD: Final = 400
 TWICE: Final = 2
 DELIVER_S: Final = 10
 """For the broker to answer for all of them; the rest goes on its way all the same."""
-NOBODY: Final = 16
+REFUSED: Final = 128
+INGEST: Final = "core/ingest/status"
 
 
 class Traffic:
@@ -40,6 +41,8 @@ class Traffic:
         self.receipts: Counter[str] = Counter()
         """Heard so far, by the store that gives them."""
         self._answers: dict[int, int] = {}
+        self._online: dict[str, bool] = {}
+        """By topic of a status. It is retained, and the last will too: the broker says who is there."""
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="chaos", protocol=mqtt.MQTTv5)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = self._on_connect
@@ -54,29 +57,34 @@ class Traffic:
 
     def _on_connect(self, client: mqtt.Client, *_rest: Any) -> None:
         self._standing.clear()
+        self._online.clear()
         # What we say ourselves is not heard, or it would be said again without end.
         options = SubscribeOptions(qos=1, noLocal=True)
         up = [f"{self._root}/up/+/+/+/{leaf}" for leaf in ("obs", "strip", "event")]
-        others = (f"{self._root}/core/+/alert/+", f"{self._root}/down/+/stored")
+        others = [f"{self._root}/{topic}" for topic in ("core/+/alert/+", "down/+/stored", "up/+/status", INGEST)]
         client.subscribe([(topic, options) for topic in (*up, *others)])
 
     def _on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         self._answers[mid] = reason.value
 
-    def _deliver(self, messages: Sequence[tuple[str, bytes]]) -> int:
-        """How many of them the broker had a subscriber for, as it answers in MQTT 5 (16: nobody was there)."""
+    def _deliver(self, messages: Sequence[tuple[str, bytes]], status: str) -> int:
+        """How many of them the broker took while the one they are for was there, as its `status` says."""
+        if not self._online.get(f"{self._root}/{status}"):
+            return 0
         sent = [self._client.publish(topic, payload, qos=1) for topic, payload in messages]
         until = time.monotonic() + DELIVER_S
         for info in sent:
             with contextlib.suppress(RuntimeError):  # no connection, though it goes out with the next one
                 info.wait_for_publish(max(0.0, until - time.monotonic()))
-        return sum(self._answers.pop(info.mid, NOBODY) == 0 for info in sent)
+        return sum(self._answers.pop(info.mid, REFUSED) == 0 for info in sent)
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         with self._guard:
             payload = bytes(message.payload)
             if message.topic.endswith("/stored"):
                 self.receipts[msgspec.json.decode(payload)["store_id"]] += 1
+            elif message.topic.endswith("/status"):
+                self._online[message.topic] = bool(payload) and msgspec.json.decode(payload)["online"]
             elif "/alert/" in message.topic:
                 self._alert(message.topic, payload, retained=message.retain)
             else:
@@ -112,7 +120,7 @@ class Traffic:
         with self._guard:
             again = list(self._heard) * TWICE
         random.Random(seed).shuffle(again)
-        taken = self._deliver(again)
+        taken = self._deliver(again, INGEST)
         self.repeated += taken
         return taken
 
@@ -120,7 +128,9 @@ class Traffic:
         """A receipt of another store for rows that wait: the gateway must not believe it."""
         outcomes = [(epoch, seq, "stored") for epoch, seq in rows]
         receipt = {"v": 1, "store_id": "another store", "now": now, "outcomes": outcomes}
-        taken = self._deliver([(f"{self._root}/down/{gateway}/stored", msgspec.json.encode(receipt))])
+        taken = self._deliver(
+            [(f"{self._root}/down/{gateway}/stored", msgspec.json.encode(receipt))], f"up/{gateway}/status"
+        )
         self.forged += taken * len(rows)
         return taken
 
@@ -138,7 +148,7 @@ class Traffic:
             (f"{self._root}/core/1/assoc", b"[[[["),
             (f"{self._root}/up/UPPER case/1/x/obs", b"{}"),
         ]
-        taken = self._deliver(messages)
+        taken = self._deliver(messages, INGEST)
         self.poisoned += taken
         return taken
 

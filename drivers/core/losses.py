@@ -30,7 +30,8 @@ def tally(strips: Iterable[tuple[str, StripMessage | bytes]]) -> dict[str, Dropp
         count, seconds, simulated = found.get(topic, Dropped(0, {}, False))
         message = _read(strip) if isinstance(strip, bytes) else strip
         if message is not None:
-            seconds[message.metric] = seconds.get(message.metric, 0.0) + message.count / (message.rate or 1)
+            length = message.count / message.rate if message.rate else 0.0
+            seconds[message.metric] = seconds.get(message.metric, 0.0) + length
             simulated = simulated or message.simulated
         found[topic] = Dropped(count + 1, seconds, simulated)
     return found
