@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	sh tests/install-parts.sh
-	$(BIN)/pytest $(ARGS)
+	sh tests/run.sh $(BIN)/pytest $(ARGS)
 
 # Without the parts that need other programs: for the inner loop.
 fast: $(VENV)/.test
