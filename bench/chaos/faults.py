@@ -165,9 +165,12 @@ def _second(hands: Hands, fault: Fault) -> str:
         ended, whole = not second.alive, undisturbed()
         second.kill()
         if whole and not hands.halt.is_set():
-            if ended and "in use" in second.log_since(said):
+            words = second.log_since(said)
+            if ended and not words:
+                continue  # ended by the hand of another fault of this kind before it could speak
+            if ended and "in use" in words:
                 return "refused: the store is in use"
-            hands.not_refused.append(second.log_since(said)[-1000:] or "nothing")
+            hands.not_refused.append(words[-1000:] or "nothing")
             return "not refused"
     return ""
 

@@ -48,8 +48,8 @@ MUTANTS: Final = (
         "        began = self._clock.monotonic()\n        if behind and",
         "        began = self._clock.monotonic()\n"
         "        self._settle(batch, [RowOutcome('stored')] * len(work.rows))\n        if behind and",
-        (*CHAOS, "--faults", "busy", "kill", "--seed", "339", "--minutes", "0.4", "--every", "2"),
-        ("LOST",),
+        ("-m", "pytest", "-q", "tests/test_chaos.py", "-k", "killed_before"),
+        ("nothing is stored yet",),
     ),
     Mutant(
         "no-receipts",
@@ -85,8 +85,8 @@ MUTANTS: Final = (
         "drivers/core/forwarder.py",
         "        if receipts.store_id != self.store_id:\n            self.foreign_receipts",
         "        if not receipts.store_id:\n            self.foreign_receipts",
-        (*CHAOS, "--faults", "forged", "kill", "hole", "--seed", "426", "--minutes", "0.4", "--every", "1.5"),
-        ("LOST",),
+        ("-m", "pytest", "-q", "tests/test_forwarder.py", "-k", "foreign_store_cannot"),
+        ("test_a_foreign_store_cannot_make_us_forget",),
     ),
 )
 
