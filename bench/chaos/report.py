@@ -91,8 +91,8 @@ def _counts(result: Result) -> list[str]:
         f"lost {len(v.lost)}, doubled {len(v.doubled)}, changed {len(v.changed)}, out of order {len(v.disordered)}, "
         f"stored by nobody {len(v.strangers)}, without evaluation {len(v.unevaluated)}",
         f"given up by restoring a backup {v.forgone}",
-        f"alerts raised {result.alerts[0]}, raised twice {result.alerts[1]}, "
-        f"again after a restart of ingest {result.alerts[2]}",
+        f"alerts raised {result.alerts[0]}, come again to stay {result.alerts[1]}, "
+        f"delivered again with their end {result.alerts[2]}",
         "said by the bench: " + ", ".join(f"{what} {count}" for what, count in result.said.items()),
         "deepest outbox: "
         + ", ".join(f"{name} {rows}" for name, rows in result.deepest.items())

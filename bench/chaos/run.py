@@ -59,7 +59,7 @@ class Result(NamedTuple):
     revived: Mapping[str, Sequence[int]]
     slowest_stops_s: Mapping[str, float]
     alerts: tuple[int, int, int]
-    """Raised; of these raised twice by one ingest; and once more after a restart of it."""
+    """Raised; come again after their end and stayed; come again and ended again."""
     said: Mapping[str, int]
     problems: Sequence[str]
     """Everything else that is wrong, in words."""
@@ -267,7 +267,7 @@ def _settle(
         problems += [f"{part.name} ended by a bug: {crash}" for crash in part.crashes]
     problems += [f"the bench could not commit a fault: {failure}" for failure in hands.failed]
     problems += [f"a second ingest was not refused: {tail}" for tail in hands.not_refused]
-    problems += [f"alert raised twice: {topic}" for topic in traffic.doubled]
+    problems += [f"alert came again after its end, and stayed: {topic}" for topic in sorted(traffic.doubled)]
     ledgers = list(clinic.ledgers.values())
     forgone = set().union(*(ledger.forgone for ledger in ledgers))
     committed = [row for ledger in ledgers for row in ledger.rows.values()]

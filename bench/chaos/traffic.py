@@ -25,10 +25,10 @@ INGEST: Final = "core/ingest/status"
 
 
 class Traffic:
-    """`doubled` are alerts that were raised again, with the same beginning, after the same ingest had ended them.
+    """`doubled` are alerts that had ended, came again with the same beginning, and stayed.
 
-    An ingest killed before it could store a reading gets it again after its restart and judges it anew: what was raised
-    and had ended is then raised once more, and ends again with the reading after it. Those are counted in `renewed`.
+    After a lost connection MQTT delivers again, in order, what was not acknowledged: an alert and its end. Those that
+    ended again are counted in `renewed`.
     """
 
     def __init__(self, site: str, port: int) -> None:
@@ -36,11 +36,10 @@ class Traffic:
         self._heard: deque[tuple[str, bytes]] = deque(maxlen=HEARD)
         self._guard = threading.Lock()
         self._standing: dict[str, Any] = {}
-        self._ended: dict[str, dict[Any, str]] = {}
-        """By topic: when an alert that is over began, and the ingest that ended it."""
-        self._ingest = ""
+        self._ended: dict[str, set[Any]] = {}
+        """By topic: when alerts that are over began."""
         self.raised = 0
-        self.doubled: list[str] = []
+        self.doubled: set[str] = set()
         self.renewed = 0
         self.repeated = 0
         self.poisoned = 0
@@ -91,10 +90,7 @@ class Traffic:
             if message.topic.endswith("/stored"):
                 self.receipts[msgspec.json.decode(payload)["store_id"]] += 1
             elif message.topic.endswith("/status"):
-                said = msgspec.json.decode(payload) if payload else {"online": False}
-                self._online[message.topic] = said["online"]
-                if message.topic.endswith(INGEST):
-                    self._ingest = said.get("session", "")
+                self._online[message.topic] = bool(payload) and msgspec.json.decode(payload)["online"]
             elif "/alert/" in message.topic:
                 self._alert(message.topic, payload, retained=message.retain)
             else:
@@ -106,17 +102,15 @@ class Traffic:
         before = self._standing.pop(topic, None)
         if said is None:
             if before is not None:
-                self._ended.setdefault(topic, {})[before["since"]] = self._ingest
+                self._ended.setdefault(topic, set()).add(before["since"])
+                self.renewed += topic in self.doubled
+                self.doubled.discard(topic)
             return
         self._standing[topic] = said
         if before is None and not retained:
             self.raised += 1
-            ended_by = self._ended.get(topic, {}).get(said["since"])
-            if ended_by is not None and not said["technical"]:
-                if ended_by == self._ingest:
-                    self.doubled.append(topic)
-                else:
-                    self.renewed += 1
+            if said["since"] in self._ended.get(topic, ()) and not said["technical"]:
+                self.doubled.add(topic)
 
     def standing(self) -> set[str]:
         """`room/id` of every alert that stands."""
