@@ -22,8 +22,9 @@ from vitals.log import Log
 from vitals.messages import VERSION, Outcome, Receipts
 
 MAX_WAITING_ROWS: Final = 20_000
+"""Five minutes of 32 EKG streams with their rates; what comes later is shown, and waits in the outboxes alone."""
 MAX_WAITING_BYTES: Final = 64_000_000
-"""Payload bytes waiting: 32 EKG streams for over half an hour."""
+"""Payload bytes waiting, where messages are large."""
 MAX_LOOSE: Final = 200
 """Messages without an outbox held unacknowledged: well below the broker's window of 1,000, or the board went blind."""
 RETRY_FIRST_S: Final = 0.5

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -356,6 +357,32 @@ def test_a_server_that_hangs_is_not_waited_for(influx: Influx, tmp_path: Path, w
         assert "refused" not in words(store.append(MIXED))
         assert set(words(store.append(MIXED))) == {"duplicate"}
         assert store.counts() == {"observation": 1, "strip": 1, "event": 1, "evaluation": 1}
+
+
+@pytest.mark.parametrize("field", [0, 1])
+def test_a_point_that_is_just_being_written_is_waited_for(
+    stores: InfluxStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: int
+) -> None:
+    """Not refused as another row's, and not written beside itself; but not waited for without end either."""
+
+    def half(*arguments: Any) -> dict[int, tuple[Any, ...]]:  # as seen from outside: one field is not there yet
+        return {
+            t: tuple("" if n == field else v for n, v in enumerate(p)) for t, p in influx_look.look(*arguments).items()
+        }
+
+    with closing(stores(tmp_path)) as store:
+        assert words(store.append(MIXED)) == ["stored"] * 4
+        with monkeypatch.context() as patch:
+            patch.setattr("ingest.store.influx_store.look", half)
+            with pytest.raises(StoreDown, match="still writing"):
+                store.append(MIXED)
+        assert words(store.append(MIXED)) == ["duplicate"] * 4
+        assert store.counts() == {"observation": 1, "strip": 1, "event": 1, "evaluation": 1}
+        monkeypatch.setattr("ingest.store.influx_store.look", half)
+        for _ in range(3):
+            with pytest.raises(StoreDown, match="still writing"):
+                store.append(MIXED)
+        assert len(store.append(MIXED)) == 4
 
 
 def test_the_token_is_checked_by_the_server_and_never_told(influx: Influx, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ One statement cannot name several ranges of time: InfluxQL takes `OR` between th
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from ingest.store.influx_plan import Taken
@@ -38,6 +38,12 @@ def look(query: Callable[[str], Sequence[Record]], lane: Sequence[Draft]) -> dic
                 break
             start = _further(wished, points[-1]["time"], stop)
     return taken
+
+
+def half_written(one: Draft, taken: Mapping[Instant, Taken]) -> bool:
+    """Whether a field of a point of that lane is missing. InfluxDB shows the fields of a point one by one while it
+    writes them: a request that nobody waited for any more may still be landing."""
+    return one.measurement != "evaluation" and any(not key or not same for key, same, _ in taken.values())
 
 
 def _further(wished: Sequence[Instant], seen: Instant, stop: Instant) -> Instant:

@@ -28,7 +28,7 @@ from ingest.store.contract import (
     strip_end,
 )
 from ingest.store.influx import WRITE_BYTES, Bucket, Refused
-from ingest.store.influx_look import look
+from ingest.store.influx_look import half_written, look
 from ingest.store.influx_plan import Plan, Seen, as_promised, promised_as
 from ingest.store.influx_reader import STORE_QUERY, InfluxReader
 from ingest.store.influx_restore import restore
@@ -44,6 +44,8 @@ APPEND_MAX_S: Final = 60.0
 """The bound doubles up to this with each append that passes it: a store that is merely slow gets there in the end."""
 SPLIT: Final = 8
 """Parts into which refused lines are cut to find the bad ones: nine requests for eight bad rows, and not fifteen."""
+MAX_HALF_SEEN: Final = 3
+"""After so many tries a point without all its fields is no write under way but damage, and is met as it is."""
 MAX_KNOWN_BAD: Final = 10_000
 """Rows found refused by an append that was then given up; far more than one append has."""
 _ROWS_OWN_FAULT: Final = (ValueError, OverflowError, ZeroDivisionError, TypeError)
@@ -62,6 +64,8 @@ class InfluxStore(InfluxReader):
         self._until = 0
         self._bad: dict[Hashable, str] = {}
         """Rows of the append that was given up which the server refuses, and why: the next one begins with them."""
+        self._half_seen = 0
+        """Appends in a row that met points of which only some fields could be seen."""
         self._known = False
         """Whether this bucket was seen to be the ledger's; asked again after each failure."""
         try:
@@ -100,6 +104,7 @@ class InfluxStore(InfluxReader):
             self._until = self._clock.monotonic() + round(self._allowed_s * NS)
             outcomes = self._append(rows)
             self._bad.clear()
+            self._half_seen = 0
             self._allowed_s = APPEND_S
             return outcomes
         except sqlite3.Error as error:
@@ -242,7 +247,11 @@ class InfluxStore(InfluxReader):
                 marks[one.lane] = self._ledger.mark(one.lane)
             if one.wished <= marks[one.lane]:
                 lanes.setdefault(one.lane, []).append(one)
-        return {lane: look(self._query, found) for lane, found in lanes.items()}
+        seen = {lane: look(self._query, found) for lane, found in lanes.items()}
+        if self._half_seen < MAX_HALF_SEEN and any(half_written(lanes[lane][0], seen[lane]) for lane in seen):
+            self._half_seen += 1
+            raise StoreDown("InfluxDB is still writing rows of an earlier try")
+        return seen
 
     def _note(self, plan: Plan, refused: Mapping[int, str]) -> None:
         readings = [(n, one.key) for n, one, _ in plan.written(ObservationRow)]
