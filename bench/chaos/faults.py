@@ -189,28 +189,25 @@ def _forged(hands: Hands, fault: Fault) -> str:
     return f"for {len(rows)} rows" if taken else ""
 
 
-def _replay(hands: Hands, fault: Fault) -> str:
+def _delivered(hands: Hands, send: Callable[[], int]) -> str:
+    """Tried until the broker took some of it for somebody who is there."""
     taken = 0
 
     def told() -> bool:
         nonlocal taken
-        taken = hands.traffic.replay(fault.amount)
+        taken = send()
         return taken > 0
 
     hands.until(told, EFFECT_S)
     return f"{taken} messages delivered" if taken else ""
+
+
+def _replay(hands: Hands, fault: Fault) -> str:
+    return _delivered(hands, lambda: hands.traffic.replay(fault.amount))
 
 
 def _poison(hands: Hands, fault: Fault) -> str:
-    taken = 0
-
-    def told() -> bool:
-        nonlocal taken
-        taken = hands.traffic.poison(fault.amount)
-        return taken > 0
-
-    hands.until(told, EFFECT_S)
-    return f"{taken} messages delivered" if taken else ""
+    return _delivered(hands, lambda: hands.traffic.poison(fault.amount))
 
 
 _HOW: Final[dict[str, Callable[[Hands, Fault], str]]] = {
